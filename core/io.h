@@ -4,7 +4,7 @@
  *
  * Rules every backend keeps, and every test of the seam checks:
  *  - Owner thread only, except mr_io_wake. No event is ever delivered inside a call, only inside
- *    mr_io_wait.
+ *    mr_io_dispatch.
  *  - Per socket at most one connect, one send and one receive are under way.
  *  - connect, send, recv_start and close each cause exactly one closing event (connected, sent,
  *    recv_ended, closed). After mr_io_close the only event still to come is closed; after closed
@@ -89,7 +89,8 @@ struct mr_io_ops {
     void (*attach)(struct mr_io *io, struct mr_sock *s, int fd);
     uint64_t (*poll)(struct mr_io *io, int fd, uint32_t mask, mr_poll_fn fn, void *ctx);
     void (*poll_cancel)(struct mr_io *io, uint64_t id);
-    moor_err (*wait)(struct mr_io *io, int64_t timeout_ns, unsigned budget);
+    moor_err (*wait)(struct mr_io *io, int64_t timeout_ns);
+    unsigned (*dispatch)(struct mr_io *io, unsigned budget);
     void (*wake)(struct mr_io *io);
     bool (*is_ready)(struct mr_io *io);
     int (*fd)(struct mr_io *io);
@@ -186,23 +187,30 @@ static inline void mr_io_poll_cancel(struct mr_io *io, uint64_t id)
 {
     io->ops->poll_cancel(io, id);
 }
-/* Submits what is queued, waits (timeout 0 = not at all, MR_NEVER = until something happens), delivers at
- * most about `budget` events (0 = no bound). Returns early when woken. OK also on timeout and EINTR. */
-static inline moor_err mr_io_wait(struct mr_io *io, int64_t timeout_ns, unsigned budget)
+/* Submits what is queued and waits (timeout 0 = not at all, MR_NEVER = until something happens); delivers
+ * nothing, so that the caller can sample the clock between. Returns at once when there is something to
+ * dispatch, early when woken. OK also on timeout and EINTR. */
+static inline moor_err mr_io_wait(struct mr_io *io, int64_t timeout_ns)
 {
-    return io->ops->wait(io, timeout_ns, budget);
+    return io->ops->wait(io, timeout_ns);
+}
+/* Delivers what has completed, at most about `budget` events (0 = all that were there at the call).
+ * Returns how many. */
+static inline unsigned mr_io_dispatch(struct mr_io *io, unsigned budget)
+{
+    return io->ops->dispatch(io, budget);
 }
 /* Any thread, async-signal-safe: makes the present or next mr_io_wait return. */
 static inline void mr_io_wake(struct mr_io *io)
 {
     io->ops->wake(io);
 }
-/* User-space words only: would mr_io_wait(0) deliver something or has it something to submit? */
+/* User-space words only: is there something to dispatch or to submit? */
 static inline bool mr_io_is_ready(struct mr_io *io)
 {
     return io->ops->is_ready(io);
 }
-/* A descriptor that polls readable when mr_io_wait has something to deliver (is_embedded only). */
+/* A descriptor that polls readable when wait(0) and dispatch would deliver something (is_embedded only). */
 static inline int mr_io_fd(struct mr_io *io)
 {
     return io->ops->fd(io);
