@@ -1,0 +1,16 @@
+/*
+ * mooring: connections kept ready. The public API in one include.
+ */
+#ifndef MOORING_H
+#define MOORING_H
+
+#include <mooring/error.h>
+#include <mooring/handle.h>
+#include <mooring/http.h>
+#include <mooring/options.h>
+#include <mooring/pool.h>
+#include <mooring/runtime.h>
+#include <mooring/stats.h>
+#include <mooring/types.h>
+
+#endif
