@@ -1,7 +1,8 @@
 /*
  * The futex system call, private to the process, with absolute deadlines.
  * Any thread. The kernel compares the word and sleeps atomically, so no wake is lost; a waker may
- * touch the word's address after the sleeper is gone, which the kernel answers with an error we drop.
+ * touch the word's address after the sleeper is gone, which the kernel answers with an error we
+ * drop.
  */
 #include "base/futex.h"
 #include "base/assert.h"
@@ -24,8 +25,7 @@ moor_err mr_futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadli
         at = (struct timespec){0};
     /* WAIT_BITSET, unlike WAIT, takes an absolute time: a spurious wake cannot stretch it. */
     const long failed = syscall(SYS_futex, word, FUTEX_WAIT_BITSET_PRIVATE, expected,
-                                deadline_ns == MR_NEVER ? NULL : &at, NULL,
-                                FUTEX_BITSET_MATCH_ANY);
+                                deadline_ns == MR_NEVER ? NULL : &at, NULL, FUTEX_BITSET_MATCH_ANY);
     if (!failed)
         return MOOR_OK;
     MR_ASSERT(errno == EAGAIN || errno == EINTR || errno == ETIMEDOUT);

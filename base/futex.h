@@ -9,9 +9,9 @@
 #include <stdatomic.h>
 
 /*
- * Sleeps while *word is `expected`, until woken or until `deadline_ns` of CLOCK_MONOTONIC (MR_NEVER =
- * no deadline). MOOR_OK may be spurious, so callers test their condition again; MOOR_ETIMEDOUT only
- * when the deadline has passed. Never call it on a shard.
+ * Sleeps while *word is `expected`, until woken or until `deadline_ns` of CLOCK_MONOTONIC (MR_NEVER
+ * = no deadline). MOOR_OK may be spurious, so callers test their condition again; MOOR_ETIMEDOUT
+ * only when the deadline has passed. Never call it on a shard.
  */
 MOOR_NODISCARD moor_err mr_futex_wait(_Atomic uint32_t *word, uint32_t expected,
                                       int64_t deadline_ns);

@@ -1,6 +1,6 @@
 /*
- * The only mutex of the library. A section under it is O(1): never across a callback, a system call,
- * an allocation or another lock.
+ * The only mutex of the library. A section under it is O(1): never across a callback, a system
+ * call, an allocation or another lock.
  */
 #ifndef MR_BASE_LOCK_H
 #define MR_BASE_LOCK_H
@@ -13,7 +13,10 @@ struct mr_lock {
     pthread_mutex_t mutex;
 };
 
-#define MR_LOCK_INIT {PTHREAD_MUTEX_INITIALIZER}
+#define MR_LOCK_INIT                                                                               \
+    {                                                                                              \
+        PTHREAD_MUTEX_INITIALIZER                                                                  \
+    }
 
 static inline void mr_lock_init(struct mr_lock *l)
 {

@@ -63,7 +63,8 @@ static inline bool mr_span_is_equal_nocase(moor_span a, moor_span b)
     return true;
 }
 
-/* Decimal digits only, at least one; false on anything else and on overflow, *out_value unchanged. */
+/* Decimal digits only, at least one; false on anything else and on overflow, *out_value unchanged.
+ */
 static inline bool mr_span_to_u64(moor_span s, uint64_t *out_value)
 {
     const unsigned char *c = s.base;

@@ -32,8 +32,9 @@ static void test_numbers(void **state)
     assert_int_equal(value, 0);
     assert_true(mr_span_to_u64(MR_SPAN("18446744073709551615"), &value));
     assert_true(value == UINT64_MAX);
-    static const char *const bad[] = {"", "-1", "+1", " 1", "1 ", "0x1", "18446744073709551616",
-                                      "99999999999999999999999", "1.0", "one"};
+    static const char *const bad[] = {
+        "",    "-1", "+1", " 1", "1 ", "0x1", "18446744073709551616", "99999999999999999999999",
+        "1.0", "one"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         value = 7;
         assert_false(mr_span_to_u64(mr_span_cstr(bad[i]), &value));
