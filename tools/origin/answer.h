@@ -1,0 +1,72 @@
+/* What a route wants answered, said without saying how HTTP/1 or HTTP/2 frames it. */
+#ifndef ORIGIN_ANSWER_H
+#define ORIGIN_ANSWER_H
+
+#include "request.h"
+
+struct conn;
+struct loop;
+struct misdeed;
+
+enum answer_body {
+    ANSWER_TEXT,    /* answer.text */
+    ANSWER_PATTERN, /* answer.length bytes of the pattern */
+    ANSWER_ECHO,    /* the request's body */
+    ANSWER_VERDICT, /* JSON: how the request's body compared with the pattern */
+    ANSWER_STATS,   /* JSON: this server's counters, as they stand when the answer is made */
+};
+
+enum { ECHO_MAX = 64 * 1024 * 1024, WAIT_MAX_MS = 3600 * 1000, METHOD_ECHO_MAX = 32 };
+
+struct answer {
+    int status;
+    enum answer_body body;
+    uint64_t length;
+    bool hides_length; /* chunked, although the length is known */
+    bool at_once;      /* before the request's body is read; the conn ends with it */
+    bool must_close;
+    uint64_t piece; /* 0 = as large as possible */
+    uint32_t interval_ms;
+    uint32_t delay_ms;
+    char method[METHOD_ECHO_MAX]; /* for X-Method; empty if not wanted */
+    size_t method_len;
+    const struct misdeed *misdeed; /* NULL for a good answer */
+    uint64_t after;                /* arguments of the misdeed */
+    uint64_t amount;
+    struct buf text;      /* ANSWER_TEXT */
+    struct buf echo;      /* the request's body, at most ECHO_MAX */
+    uint64_t body_bytes;  /* of the request, so far */
+    bool body_mismatches; /* the pattern */
+};
+
+/* Ready for the next request; keeps small buffers. */
+void answer_clear(struct answer *a);
+void answer_fini(struct answer *a);
+
+/* Fills the answer from the request's head. */
+void route(const struct request *q, struct loop *l, struct answer *a);
+
+/* A piece of the request's body; false if the answer turned into a refusal. */
+bool answer_take_body(struct answer *a, struct span data);
+
+/* The request is complete: makes the text of answers that depend on it. */
+void answer_finish(struct answer *a, const struct loop *l);
+
+void answer_refuse(struct answer *a, int status);
+
+const char *status_reason(int status);
+
+/* --- misbehaviour on HTTP/1, see bad.c --- */
+struct misdeed {
+    const char *name;
+    const char *usage;
+    uint64_t default_after;
+    uint64_t default_amount;
+    bool at_once; /* does not wait for the request's body */
+    void (*write)(struct conn *c);
+};
+
+const struct misdeed *misdeed_find(struct span name);
+const struct misdeed *misdeed_at(size_t index); /* NULL behind the last */
+
+#endif

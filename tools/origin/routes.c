@@ -1,0 +1,306 @@
+/*
+ * The routes: from a request's head to an answer. Owns the answer's text. Runs on any loop; touches
+ * nothing shared but the counters, which it only reads.
+ */
+#include "answer.h"
+#include "loop.h"
+#include "pattern.h"
+
+enum { ECHO_KEPT_MAX = 64 * 1024, HIDDEN_PIECE = 4096 };
+static const uint64_t length_max = UINT64_C(1) << 40;
+
+typedef void (*route_fn)(const struct request *q, struct span rest, struct answer *a);
+
+static void say_index(const struct request *q, struct span rest, struct answer *a);
+
+static void say_bytes(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q;
+    if (!parse_u64(rest, length_max, &a->length))
+        answer_refuse(a, 400);
+    else
+        a->body = ANSWER_PATTERN;
+}
+
+static void say_chunked(const struct request *q, struct span rest, struct answer *a)
+{
+    if (!parse_u64(rest, length_max, &a->length) ||
+        !request_number(q, "chunk", HIDDEN_PIECE, length_max, &a->piece) || a->piece == 0) {
+        answer_refuse(a, 400);
+        return;
+    }
+    a->body = ANSWER_PATTERN;
+    a->hides_length = true;
+}
+
+static void say_delay(const struct request *q, struct span rest, struct answer *a)
+{
+    uint64_t ms;
+    (void)q;
+    if (!parse_u64(rest, WAIT_MAX_MS, &ms)) {
+        answer_refuse(a, 400);
+        return;
+    }
+    a->delay_ms = (uint32_t)ms;
+    buf_add_text(&a->text, "delayed ");
+    buf_add_u64(&a->text, ms);
+    buf_add_text(&a->text, " ms\n");
+}
+
+static void say_status(const struct request *q, struct span rest, struct answer *a)
+{
+    uint64_t status;
+    (void)q;
+    /* 1xx is never an answer: see /bad/1xx for those before one. */
+    if (!parse_u64(rest, 999, &status) || status < 200) {
+        answer_refuse(a, 400);
+        return;
+    }
+    a->status = (int)status;
+    buf_add_u64(&a->text, status);
+    buf_add_text(&a->text, "\n");
+}
+
+static void say_drip(const struct request *q, struct span rest, struct answer *a)
+{
+    uint64_t interval;
+    (void)rest;
+    if (!request_number(q, "bytes", 10, length_max, &a->length) ||
+        !request_number(q, "piece", 1, length_max, &a->piece) || a->piece == 0 ||
+        !request_number(q, "interval", 10, WAIT_MAX_MS, &interval)) {
+        answer_refuse(a, 400);
+        return;
+    }
+    a->body = ANSWER_PATTERN;
+    a->interval_ms = (uint32_t)interval;
+}
+
+static void say_echo(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)rest;
+    a->body = ANSWER_ECHO;
+    a->hides_length = q->is_chunked;
+    a->method_len = q->method.len < METHOD_ECHO_MAX ? q->method.len : METHOD_ECHO_MAX;
+    memcpy(a->method, q->method.ptr, a->method_len);
+}
+
+static void say_verdict(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q, (void)rest;
+    a->body = ANSWER_VERDICT;
+}
+
+static void say_headers(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)rest;
+    buf_add_span(&a->text, q->fields);
+}
+
+static void say_close(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q, (void)rest;
+    a->must_close = true;
+    buf_add_text(&a->text, "closing\n");
+}
+
+static void say_stats(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q, (void)rest;
+    a->body = ANSWER_STATS;
+}
+
+static void misbehave(const struct request *q, struct span rest, struct answer *a)
+{
+    const struct misdeed *m = misdeed_find(rest);
+    if (!m) {
+        answer_refuse(a, 404);
+        return;
+    }
+    uint64_t amount;
+    if (!request_number(q, "after", m->default_after, WAIT_MAX_MS, &a->after) ||
+        !request_number(q, "count", m->default_amount, 10000, &amount) ||
+        !request_number(q, "bytes", amount, length_max, &a->amount)) {
+        answer_refuse(a, 400);
+        return;
+    }
+    a->misdeed = m;
+    a->at_once = m->at_once;
+}
+
+/* A path that ends with '/' takes what follows it; the others are whole. */
+static const struct {
+    const char *path;
+    const char *usage;
+    route_fn answer;
+} routes[] = {
+    {"/bytes/", "/bytes/N                  N bytes, byte i = i * 131 % 251", say_bytes},
+    {"/chunked/", "/chunked/N?chunk=M        the same, in chunks of M", say_chunked},
+    {"/delay/", "/delay/MS                 answers after MS milliseconds", say_delay},
+    {"/status/", "/status/N                 status N, 200 to 999", say_status},
+    {"/drip", "/drip?bytes=N&interval=MS&piece=P  N bytes, P at a time", say_drip},
+    {"/echo", "/echo                     the request's body, at most 64 MB; X-Method", say_echo},
+    {"/sink", "/sink                     JSON: body bytes, and if they match the pattern",
+     say_verdict},
+    {"/headers", "/headers                  the request's header lines", say_headers},
+    {"/close", "/close                    closes after the answer", say_close},
+    {"/stats", "/stats                    JSON: counters of this server", say_stats},
+    {"/bad/", "/bad/...                  misbehaviour:", misbehave},
+    {"/", "", say_index},
+};
+
+enum { ROUTE_COUNT = sizeof routes / sizeof *routes };
+
+static void say_index(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q;
+    if (rest.len) {
+        answer_refuse(a, 404);
+        return;
+    }
+    buf_add_text(&a->text, "mooring-origin: a server for tests\n\n");
+    for (size_t i = 0; i + 1 < ROUTE_COUNT; i++) {
+        buf_add_text(&a->text, routes[i].usage);
+        buf_add_text(&a->text, "\n");
+    }
+    const struct misdeed *m;
+    for (size_t i = 0; (m = misdeed_at(i)); i++) {
+        buf_add_text(&a->text, "  /bad/");
+        buf_add_text(&a->text, m->usage);
+        buf_add_text(&a->text, "\n");
+    }
+}
+
+void route(const struct request *q, struct loop *l, struct answer *a)
+{
+    (void)l;
+    answer_clear(a);
+    for (size_t i = 0; i < ROUTE_COUNT; i++) {
+        const size_t len = strlen(routes[i].path);
+        const bool is_prefix = routes[i].path[len - 1] == '/';
+        if (q->path.len < len || (!is_prefix && q->path.len != len) ||
+            memcmp(q->path.ptr, routes[i].path, len) != 0)
+            continue;
+        routes[i].answer(q, (struct span){q->path.ptr + len, q->path.len - len}, a);
+        return;
+    }
+}
+
+void answer_clear(struct answer *a)
+{
+    if (a->echo.cap > ECHO_KEPT_MAX)
+        buf_fini(&a->echo);
+    if (a->text.cap > ECHO_KEPT_MAX)
+        buf_fini(&a->text);
+    const struct buf echo = {a->echo.data, 0, a->echo.cap}, text = {a->text.data, 0, a->text.cap};
+    *a = (struct answer){.status = 200, .echo = echo, .text = text};
+}
+
+void answer_fini(struct answer *a)
+{
+    buf_fini(&a->echo);
+    buf_fini(&a->text);
+}
+
+void answer_refuse(struct answer *a, int status)
+{
+    answer_clear(a);
+    a->status = status;
+    a->at_once = true;
+    buf_add_u64(&a->text, (uint64_t)status);
+    buf_add_text(&a->text, " ");
+    buf_add_text(&a->text, status_reason(status));
+    buf_add_text(&a->text, "\n");
+}
+
+bool answer_take_body(struct answer *a, struct span data)
+{
+    if (a->body == ANSWER_ECHO) {
+        if (data.len > ECHO_MAX - a->echo.len) {
+            answer_refuse(a, 413);
+            return false;
+        }
+        buf_add_span(&a->echo, data);
+    } else if (a->body == ANSWER_VERDICT && !a->body_mismatches) {
+        a->body_mismatches = !pattern_matches(a->body_bytes, data);
+    }
+    a->body_bytes += data.len;
+    return true;
+}
+
+static void add_figure(struct buf *text, const char *name, uint64_t value)
+{
+    buf_add_text(text, name);
+    buf_add_u64(text, value);
+}
+
+void answer_finish(struct answer *a, const struct loop *l)
+{
+    if (a->body == ANSWER_VERDICT) {
+        add_figure(&a->text, "{\"bytes\":", a->body_bytes);
+        buf_add_text(&a->text,
+                     a->body_mismatches ? ",\"matches\":false}\n" : ",\"matches\":true}\n");
+    }
+    if (a->body != ANSWER_STATS)
+        return;
+    uint64_t accepted = 0, closed = 0, requests = 0, bytes_in = 0, bytes_out = 0;
+    for (unsigned i = 0; i < l->peer_count; i++) {
+        struct counters *n = &l->peers[i].counters;
+        /* A conn closed between the two reads must not make `open` wrap around. */
+        closed += atomic_load_explicit(&n->closed, memory_order_acquire);
+        accepted += atomic_load_explicit(&n->accepted, memory_order_relaxed);
+        requests += atomic_load_explicit(&n->requests, memory_order_relaxed);
+        bytes_in += atomic_load_explicit(&n->bytes_in, memory_order_relaxed);
+        bytes_out += atomic_load_explicit(&n->bytes_out, memory_order_relaxed);
+    }
+    add_figure(&a->text, "{\"open\":", accepted > closed ? accepted - closed : 0);
+    add_figure(&a->text, ",\"accepted\":", accepted);
+    add_figure(&a->text, ",\"requests\":", requests);
+    add_figure(&a->text, ",\"bytes_in\":", bytes_in);
+    add_figure(&a->text, ",\"bytes_out\":", bytes_out);
+    add_figure(&a->text, ",\"threads\":", l->peer_count);
+    buf_add_text(&a->text, "}\n");
+}
+
+const char *status_reason(int status)
+{
+    static const struct {
+        int status;
+        const char *reason;
+    } known[] = {
+        {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
+        {204, "No Content"},
+        {205, "Reset Content"},
+        {206, "Partial Content"},
+        {301, "Moved Permanently"},
+        {302, "Found"},
+        {303, "See Other"},
+        {304, "Not Modified"},
+        {307, "Temporary Redirect"},
+        {308, "Permanent Redirect"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {413, "Content Too Large"},
+        {417, "Expectation Failed"},
+        {421, "Misdirected Request"},
+        {425, "Too Early"},
+        {429, "Too Many Requests"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {501, "Not Implemented"},
+        {502, "Bad Gateway"},
+        {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
+        {505, "HTTP Version Not Supported"},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (known[i].status == status)
+            return known[i].reason;
+    return "Unnamed";
+}
