@@ -13,6 +13,7 @@
 
 struct mr_heap {
     unsigned arena;              /* jemalloc's index                                          */
+    unsigned cache;              /* jemalloc's index of our explicit cache; none when shared  */
     int flags;                   /* for mallocx/sdallocx                                      */
     bool is_shared;              /* any thread may allocate and free                          */
     size_t limit;                /* bytes; SIZE_MAX = none                                    */
@@ -33,12 +34,13 @@ void *mr_heap_alloc_aligned(struct mr_heap *h, size_t size, size_t align);
 /* `size` (and `align`, 0 for the plain ones) as given at allocation. NULL is fine. */
 void mr_heap_free(struct mr_heap *h, void *p, size_t size);
 void mr_heap_free_aligned(struct mr_heap *h, void *p, size_t size, size_t align);
-/* For foreign libraries that free without a size (their allocator hooks). */
+/* For foreign libraries that free without a size (their allocator hooks). Charged by what the block
+ * really has. Resizing to 0 keeps a block. */
 void *mr_heap_alloc_unsized(struct mr_heap *h, size_t size);
 void *mr_heap_realloc_unsized(struct mr_heap *h, void *p, size_t size);
 void mr_heap_free_unsized(struct mr_heap *h, void *p);
 
-/* Fails the nth (from 0) allocation of every heap from now on, counting over all; -1 = none. Tests. */
+/* Fails the nth (from 0) allocation from now on, counting over all heaps; -1 = none. Tests. */
 void mr_heap_fault_at(long nth);
 /* Allocations tried since mr_heap_fault_at. */
 long mr_heap_fault_count(void);
