@@ -13,7 +13,7 @@
 struct mr_buf_pool;
 
 struct mr_buf {
-    uint8_t *data;            /* cap bytes, 64-byte aligned                                */
+    uint8_t *data;            /* cap bytes, on a page if at least as large, else on a line */
     struct mr_buf_pool *pool;
     struct mr_buf *next;      /* spare list                                                */
     uint32_t cap;
@@ -42,7 +42,8 @@ MOOR_NODISCARD moor_err mr_buf_pool_init(struct mr_buf_pool *p, struct mr_heap *
 void mr_buf_pool_fini(struct mr_buf_pool *p);
 
 /* For the backend: a buffer with refs 0 to post or to fill; NULL = dry (counted in starved).
- * In asan builds the data is unpoisoned here and poisoned by mr_buf_unpost / the last unref. */
+ * In asan builds the data is unpoisoned here and poisoned by mr_buf_untake and by the
+ * last mr_buf_unref. The taker sets is_posted; fill and untake clear it. */
 struct mr_buf *mr_buf_take(struct mr_buf_pool *p);
 /* A taken buffer that was never filled goes back (a posted one taken out, a read that gave nothing). */
 void mr_buf_untake(struct mr_buf *b);
@@ -51,7 +52,7 @@ void mr_buf_fill(struct mr_buf *b);
 void mr_buf_ref(struct mr_buf *b);
 /* The last one puts it on top of the spare list. */
 void mr_buf_unref(struct mr_buf *b);
-/* True when so few are left that new data is to be copied instead of lent. */
+/* True when all but the reserve are held: new data is to be copied instead of lent. */
 bool mr_buf_pool_is_low(const struct mr_buf_pool *p);
 /* Buffers a take could still give, made or not yet made. */
 uint32_t mr_buf_pool_available(const struct mr_buf_pool *p);
