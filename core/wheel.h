@@ -7,6 +7,7 @@
 
 #include "base/list.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct mr_timer {
@@ -19,14 +20,17 @@ struct mr_timer {
 #define MR_WHEEL_SLOTS  64
 
 struct mr_wheel {
-    int64_t now_tick;
+    int64_t now_tick;                        /* all earlier ticks have fired                        */
+    int64_t due_tick;                        /* the time last seen; ahead of now_tick in an expire  */
     uint32_t count;                          /* armed timers */
+    struct mr_list due;                      /* armed in the past; fire first in the next expire    */
     uint64_t busy[MR_WHEEL_LEVELS];          /* bit per slot */
     struct mr_list slots[MR_WHEEL_LEVELS][MR_WHEEL_SLOTS];
 };
 
 void mr_wheel_init(struct mr_wheel *w, int64_t now_ns);
-/* Arms or moves. at_ns in the past fires in the next mr_wheel_expire; MR_NEVER disarms. */
+/* Arms or moves. at_ns in the past fires in the next mr_wheel_expire, never in the one that is
+ * running, before all others; MR_NEVER disarms. */
 void mr_wheel_set(struct mr_wheel *w, struct mr_timer *t, int64_t at_ns);
 /* Not armed is fine. */
 void mr_wheel_remove(struct mr_wheel *w, struct mr_timer *t);
