@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""The libraries as a program's linker and loader see them.
+
+MOORING_BUILD is a built tree; MOORING_OBJECTS the library's object files; CC compiles the programs.
+A test's programs are in program.c, one main for all, so that every way in runs the same checks.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = Path(os.environ["MOORING_BUILD"])
+CC = os.environ.get("CC", "cc")
+SKIPPED = 77
+
+
+def output(*command, **settings):
+    done = subprocess.run([str(word) for word in command], text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, check=False, **settings)
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def symbols(*arguments):
+    """Names that nm prints, without versions; the version nodes themselves (type A) are none."""
+    found = re.findall(r"^\S* +([A-Za-z]) (\S+)$", output("nm", *arguments), re.MULTILINE)
+    return {name.split("@")[0] for kind, name in found if kind != "A"}
+
+
+def foreign(names, prefix):
+    return sorted(name for name in names if not re.match(prefix, name))
+
+
+class WithDirectory(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = Path(directory.name)
+
+    def compile(self, *arguments):
+        program = self.directory / "program"
+        output(CC, "-std=gnu17", "-Wall", "-Wextra", "-Werror", HERE / "program.c", *arguments,
+               "-o", program, cwd=self.directory)
+        return program
+
+    def install(self):
+        prefix = self.directory / "prefix"
+        output("cmake", "--install", BUILD, "--prefix", prefix)
+        return prefix
+
+
+class Exports(unittest.TestCase):
+    def test_shared_library_exports_only_the_api(self):
+        names = symbols("-D", "--defined-only", BUILD / "libmooring.so")
+        self.assertIn("moor_err_text", names)
+        self.assertEqual(foreign(names, "moor_"), [])
+
+    def test_static_library_defines_only_the_api(self):
+        names = symbols("-g", "--defined-only", BUILD / "libmooring.a")
+        self.assertIn("moor_err_text", names)
+        self.assertEqual(foreign(names, "moor_"), [])
+
+    def test_static_library_takes_its_allocator_along(self):
+        undefined = symbols("-u", BUILD / "libmooring.a")
+        self.assertEqual([name for name in undefined if re.match("mr_|mrj_|je_|moor_", name)], [])
+
+    def test_internal_names_carry_the_prefix(self):
+        objects = os.environ["MOORING_OBJECTS"].split(";")
+        names = symbols("-g", "--defined-only", *objects)
+        # mrj_malloc_conf is the name under which jemalloc looks for its settings.
+        self.assertEqual(foreign(names, "mr_|moor_|mrj_malloc_conf$"), [])
+
+    def test_shared_library_can_be_loaded_late_and_never_unmapped(self):
+        dynamic = output("readelf", "-d", BUILD / "libmooring.so")
+        self.assertNotIn("STATIC_TLS", dynamic)
+        self.assertIn("NODELETE", dynamic)
+        self.assertRegex(dynamic, r"SONAME.*\[libmooring\.so\.\d+\]")
+
+
+class Loading(WithDirectory):
+    def test_dlopen_from_a_plain_program(self):
+        program = self.compile("-DWITH_DLOPEN", "-pthread")
+        output(program, "libc.so", BUILD / "libmooring.so")
+
+    def test_linked_with_the_shared_library(self):
+        program = self.compile(f"-I{include()}", f"-L{BUILD}", "-lmooring", "-pthread",
+                               f"-Wl,-rpath,{BUILD}")
+        output(program, "libc.so")
+
+
+class StaticConsumer(WithDirectory):
+    def test_malloc_stays_that_of_libc(self):
+        program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-luring", "-lcares",
+                               "-pthread")
+        output(program, "libc.so")
+        defined = symbols("-g", "--defined-only", program)
+        self.assertEqual(defined & {"malloc", "free", "realloc", "calloc"}, set())
+
+    def test_one_program_may_define_our_internal_names(self):
+        clash = self.directory / "clash.c"
+        clash.write_text("int mr_panic, mrj_mallocx, mr_heap_init;\n")
+        program = self.compile(clash, f"-I{include()}", BUILD / "libmooring.a", "-luring",
+                               "-lcares", "-pthread")
+        output(program, "libc.so")
+
+
+class Installed(WithDirectory):
+    def pkg_config(self, *arguments):
+        paths = ":".join(str(p.parent) for p in self.prefix.rglob("mooring.pc"))
+        environment = {**os.environ, "PKG_CONFIG_PATH": paths}
+        return output("pkg-config", *arguments, "mooring", env=environment).split()
+
+    def test_pkg_config(self):
+        self.prefix = self.install()
+        library = next(self.prefix.rglob("libmooring.so")).parent
+        program = self.compile(*self.pkg_config("--cflags", "--libs"), "-pthread",
+                               f"-Wl,-rpath,{library}")
+        output(program, "libc.so")
+
+    def test_pkg_config_static(self):
+        self.prefix = self.install()
+        for shared in self.prefix.rglob("libmooring.so*"):
+            shared.unlink()
+        program = self.compile(*self.pkg_config("--static", "--cflags", "--libs"))
+        output(program, "libc.so")
+        self.assertNotIn("libmooring", output("readelf", "-d", program))
+
+    def test_find_package(self):
+        self.prefix = self.install()
+        build = self.directory / "build"
+        output("cmake", "-S", HERE / "package", "-B", build, f"-DCMAKE_C_COMPILER={CC}",
+               f"-DCMAKE_PREFIX_PATH={self.prefix}")
+        output("cmake", "--build", build)
+        output(build / "with_shared", "libc.so")
+        output(build / "with_static", "libc.so")
+        self.assertIn("libmooring.so", output("readelf", "-d", build / "with_shared"))
+        self.assertNotIn("libmooring", output("readelf", "-d", build / "with_static"))
+
+    def test_installed_tree_holds_no_internal_header(self):
+        prefix = self.install()
+        headers = {str(p.relative_to(prefix / "include")) for p in prefix.rglob("*.h")}
+        self.assertIn("mooring/error.h", headers)
+        self.assertEqual(foreign(headers, r"mooring(/|\.h$)"), [])
+
+
+class BesideJemalloc(WithDirectory):
+    """Debian's jemalloc replaces malloc in the whole program; ours is in there too and unseen."""
+
+    def setUp(self):
+        super().setUp()
+        found = output(CC, "-print-file-name=libjemalloc.a").strip()
+        if not os.path.isabs(found):
+            print("skipped: libjemalloc-dev is not installed")
+            sys.exit(SKIPPED)
+        self.archive = found
+
+    def test_shared_jemalloc(self):
+        program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-ljemalloc", "-luring",
+                               "-lcares", "-pthread")
+        output(program, "libjemalloc.so")
+
+    def test_static_jemalloc(self):
+        program = self.compile(f"-I{include()}", BUILD / "libmooring.a", self.archive, "-luring",
+                               "-lcares", "-pthread", "-lm", "-ldl", "-lstdc++")
+        output(program, "program")
+
+
+def include():
+    """The headers of the tree that was built."""
+    cache = (BUILD / "CMakeCache.txt").read_text()
+    return Path(re.search(r"^CMAKE_HOME_DIRECTORY:\w+=(.*)$", cache, re.MULTILINE).group(1),
+                "include")
+
+
+unittest.main()
