@@ -10,6 +10,8 @@
  *    recv_ended, closed). After mr_io_close the only event still to come is closed; after closed
  *    the backend has forgotten the socket and its memory may be reused.
  *  - Memory handed to send or connect stays valid until its event, or until closed.
+ *  - A receive can be started again only after its recv_ended, from within that too: a stop does not
+ *    end it, it asks for the end (asserted).
  */
 #ifndef MR_CORE_IO_H
 #define MR_CORE_IO_H
@@ -46,7 +48,8 @@ struct mr_sock_events {
 struct mr_sock {
     const struct mr_sock_events *events;
     int32_t fd;               /* -1 = none                                                       */
-    uint16_t pending;         /* backend: kernel operations whose last completion is outstanding */
+    uint16_t pending;         /* backend: io_uring: operations whose last completion is outstanding;
+                                 epoll: the errno that connected() or sent() will report         */
     bool is_connecting;       /* backend: connected() is due                                     */
     bool is_receiving;        /* backend: recv_ended() is due                                    */
     bool is_stopping;         /* backend: recv_stop was asked for                                */
@@ -55,7 +58,8 @@ struct mr_sock {
     uint8_t bits;             /* backend's own                                                   */
     const struct msghdr *out; /* backend: what is being sent                                     */
     size_t out_done;          /* backend: bytes of it that went                                  */
-    struct mr_list link;      /* backend: starved, ready or event queue                          */
+    struct mr_list link;      /* backend: receives that wait for a buffer, oldest first          */
+    struct mr_sock *next;     /* backend: queue of what to submit or to deliver                  */
 };
 
 typedef void (*mr_poll_fn)(void *ctx, uint32_t events); /* events: POLLIN, POLLOUT, POLLERR, POLLHUP */
@@ -114,14 +118,14 @@ enum mr_io_feature {
 struct mr_io_config {
     struct mr_buf_pool *bufs;
     struct mr_heap *heap;
-    uint32_t sq_entries, cq_entries; /* io_uring; halved on ENOMEM down to 64/256            */
-    uint32_t posted_bytes_max;       /* io_uring: receive buffers in the kernel's hands, ~1 MB */
+    uint32_t sq_entries, cq_entries; /* io_uring: 0 = 512/4096; halved on ENOMEM down to 64/256 */
+    uint32_t posted_bytes_max;       /* io_uring: receive buffers in the kernel's hands, 0 = 1 MiB */
     uint32_t features;               /* allowed mr_io_feature bits                            */
     bool is_embedded;                /* the fd will sit in a foreign loop's poll or epoll     */
 };
 
-/* "auto" tries io_uring then epoll; *why_out (static or io-owned text) says why io_uring was refused,
- * NULL otherwise. The calling thread becomes the owner. MOOR_ENOSYS: the asked one is not to be had. */
+/* NULL and "auto" try io_uring, then epoll. `why` tells why the first choice was refused, "" if it was
+ * not. The calling thread becomes the owner. MOOR_ENOSYS: the asked one is not to be had. */
 MOOR_NODISCARD moor_err mr_io_create(const char *backend, const struct mr_io_config *c,
                                      struct mr_io **out, char *why, size_t why_cap);
 MOOR_NODISCARD moor_err mr_io_uring_create(const struct mr_io_config *c, struct mr_io **out,
@@ -136,13 +140,14 @@ static inline void mr_io_destroy(struct mr_io *io)
         io->ops->destroy(io);
 }
 /* Makes the socket (close-on-exec; TCP_NODELAY and keepalive on TCP) and begins to connect it.
- * A positive errno: refused at once, no event will come. AF_INET, AF_INET6, AF_UNIX stream. */
+ * A positive errno: no socket could be made, no event will come and s->fd stays -1; what connecting
+ * itself says comes through connected(). AF_INET, AF_INET6, AF_UNIX stream. `o` may be NULL. */
 static inline int mr_io_connect(struct mr_io *io, struct mr_sock *s, const struct sockaddr *to,
                                 socklen_t len, const struct mr_sock_options *o)
 {
     return io->ops->connect(io, s, to, len, o);
 }
-/* Sends all of it, in order. m and its iovecs stay valid until sent(). */
+/* Sends all of it, in order. m and its iovecs, at most IOV_MAX (1024), stay valid until sent(). */
 static inline void mr_io_send(struct mr_io *io, struct mr_sock *s, const struct msghdr *m)
 {
     io->ops->send(io, s, m);
