@@ -439,11 +439,12 @@ class Protocol(OriginTest):
         clients = [Client(self.origin.port).get("/bad/stall-head") for _ in range(10)]
         clients += [Client(self.origin.port).get("/delay/100000") for _ in range(10)]
         clients += [Client(self.origin.port).get("/bytes/100000000") for _ in range(10)]
-        time.sleep(0.05)
-        self.assertGreaterEqual(self.stats()["open"], base + 30)
+        deadline = time.monotonic() + WAIT_S
+        while self.stats()["open"] < base + 30:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
         for c in clients:
             c.s.close()
-        deadline = time.monotonic() + WAIT_S
         # The conn of the figures before may still be closing.
         while self.stats()["open"] > base + 1 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -511,7 +512,7 @@ class BadRoutes(OriginTest):
         self.assertTrue(c.is_silent(0.05))
 
     def test_unasked(self):
-        c = self.bad("unasked?after=60")
+        c = self.bad("unasked?after=300")
         self.assertEqual(c.read(len(self.ok)), self.ok)
         self.assertTrue(c.is_silent(0.02))
         want = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nunasked\n"
@@ -519,13 +520,13 @@ class BadRoutes(OriginTest):
         self.assertEqual(c.get("/bytes/2").answer()[2], pattern(2))
 
     def test_close_idle(self):
-        c = self.bad("close-idle?after=40")
+        c = self.bad("close-idle?after=300")
         self.assertEqual(c.read(len(self.ok)), self.ok)
         self.assertTrue(c.is_silent(0.01))
         self.assertEqual(c.read_to_end(), b"")
 
     def test_close_idle_meets_a_request(self):
-        c = self.bad("close-idle?after=60")
+        c = self.bad("close-idle?after=300")
         self.assertEqual(c.read(len(self.ok)), self.ok)
         c.get("/bytes/1")
         self.assert_reset(c, b"")
@@ -569,7 +570,7 @@ class BadRoutes(OriginTest):
             pieces.append(c.s.recv(1000))
         self.assertEqual(b"".join(pieces),
                          b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + pattern(3))
-        self.assertGreater(len(pieces), 20)
+        self.assertGreater(len(pieces), 5)  # a busy machine may give us several at once
 
     def test_early(self):
         c = self.client().get("/bad/early", "Content-Length: 100000\r\n", method="PUT")
