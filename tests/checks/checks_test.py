@@ -132,4 +132,28 @@ class Tidy(Checks):
         })
 
 
+class Run(unittest.TestCase):
+    """What ./run answers without building anything."""
+
+    def run_script(self, *arguments):
+        return subprocess.run([TOOLS.parent / "run", *arguments], text=True, capture_output=True,
+                              check=False)
+
+    def test_help(self):
+        for arguments in ((), ("--help",)):
+            done = self.run_script(*arguments)
+            self.assertEqual(done.returncode, 0)
+            for word in ("demo", "test [--long]", "build", "mooring ARGS", "bench"):
+                self.assertIn(word, done.stdout)
+
+    def test_unknown_words(self):
+        self.assertEqual(self.run_script("dance").returncode, 2)
+        for arguments, word in ((("test", "--fast"), "--fast"),
+                                (("test", "--backend", "select"), "select"),
+                                (("test", "--backend"), "io_uring or epoll")):
+            done = self.run_script(*arguments)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn(word, done.stderr)
+
+
 unittest.main()
