@@ -40,8 +40,8 @@ struct mr_addrs {
     struct mr_addr list[];
 };
 
-/* Copies `count` addresses (1..MR_ADDRS_MAX), puts them in order (see mr_addrs_order) and returns one
- * reference. heap is shared. NULL: no memory. */
+/* Copies `count` addresses (1..MR_ADDRS_MAX), puts them in order (see mr_addrs_order) and returns
+ * one reference. heap is shared. NULL: no memory. */
 struct mr_addrs *mr_addrs_create(struct mr_heap *heap, const struct mr_addr *list, uint32_t count,
                                  int64_t expires_ns);
 /* One more reference; returns its argument. */
@@ -49,12 +49,14 @@ struct mr_addrs *mr_addrs_ref(struct mr_addrs *a);
 /* NULL is fine. Any thread. */
 void mr_addrs_unref(struct mr_addrs *a);
 
-/* RFC 6724 precedence (loopback, IPv6, IPv4, tunnels, unique local), stable, so that the name server's
- * rotation survives; then families alternate (RFC 8305 4), beginning with the best address's. */
+/* RFC 6724 precedence (loopback, IPv6, IPv4, tunnels, unique local), stable, so that the name
+ * server's rotation survives; then families alternate (RFC 8305 4), beginning with the best
+ * address's. */
 void mr_addrs_order(struct mr_addr *list, uint32_t count);
 
-/* An IPv4 or IPv6 literal, with or without [], with or without %scope (a number or an interface), to an
- * address with port 0. EINVAL: not a literal, so a name. No system call unless a scope names an interface. */
+/* An IPv4 or IPv6 literal, with or without [], with or without %scope (a number or an interface),
+ * to an address with port 0. EINVAL: not a literal, so a name. No system call unless a scope names
+ * an interface. */
 MOOR_NODISCARD moor_err mr_addr_parse(const char *text, size_t len, struct mr_addr *out_);
 /* A path, or an abstract name after '@'. EINVAL: empty or too long. */
 MOOR_NODISCARD moor_err mr_addr_from_path(const char *path, size_t len, struct mr_addr *out_);
@@ -65,7 +67,8 @@ void mr_addr_from_ipv6(const struct in6_addr *ip, struct mr_addr *out_);
 void mr_addr_set_port(struct mr_addr *a, uint16_t port);
 uint16_t mr_addr_port(const struct mr_addr *a);
 bool mr_addr_is_equal(const struct mr_addr *a, const struct mr_addr *b);
-/* "192.0.2.1:80", "[2001:db8::1]:80", "/run/x.sock"; without a port where it is 0. Always terminated. */
+/* "192.0.2.1:80", "[2001:db8::1]:80", "/run/x.sock"; without a port where it is 0. Always
+ * terminated. */
 void mr_addr_text(const struct mr_addr *a, char buf[MR_ADDR_TEXT_CAP]);
 
 #endif
