@@ -13,29 +13,15 @@ static enum mr_h1_fault grow(struct mr_h1_section *s);
 static enum mr_h1_fault name_fault(const uint8_t *line, const uint8_t *stop, const uint8_t *end);
 static uint32_t keep_alive_timeout(moor_span value);
 
-void mr_h1_section_init(struct mr_h1_section *s, uint32_t count_max, mr_h1_alloc_fn alloc,
-                        void *alloc_ctx)
-{
-    s->list = s->inline_list;
-    s->cap = count_max < MR_H1_HEADERS_INLINE ? count_max : MR_H1_HEADERS_INLINE;
-    s->count_max = count_max;
-    s->fault = MR_H1_FAULT_NONE;
-    s->alloc = alloc;
-    s->alloc_ctx = alloc_ctx;
-    mr_h1_section_reset(s);
-}
-
-void mr_h1_section_reset(struct mr_h1_section *s)
-{
-    s->count = 0;
-    s->seen = 0;
-    s->keep_alive_s = 0;
-}
-
 /* Names of these lengths are looked at: connection, keep-alive; content-length; transfer-encoding. */
 static inline bool may_matter(size_t name_len)
 {
     return name_len <= 17 && ((1u << name_len) & (1u << 10 | 1u << 14 | 1u << 17)) != 0;
+}
+
+static inline bool is_crlf(const uint8_t *p)
+{
+    return memcmp(p, "\r\n", 2) == 0;
 }
 
 /* Where the value's line stops: at its CR if the line is whole and sound. */
@@ -46,56 +32,168 @@ static inline enum mr_h1_fault value_fault(const uint8_t *stop)
     return stop[0] == '\n' ? MR_H1_FAULT_BARE_LF : MR_H1_FAULT_VALUE;
 }
 
+#if MR_H1_SSE2
+enum { PLAIN_VALUE_BLOCKS = 3, WINDOW = 16 + 2 + PLAIN_VALUE_BLOCKS * 16 + 14 };
+
+/* A line as nearly all are: a name of at most 15 letters and dashes, a colon, a space or none, at
+ * most 48 visible characters, CRLF. Reads WINDOW bytes and asks for no bound: what is not such a
+ * line gives NULL and is left to take_any_line. shift leads from line to the bytes the
+ * spans shall point at. */
+static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shift,
+                                             struct mr_h1_header *h)
+{
+    const size_t name_len = mr_h1_name_run(line);
+    const uint8_t *value = line + name_len + 1;
+    const uint8_t *block;
+    size_t run;
+
+    if (value[-1] != ':' || name_len == 0)
+        return NULL;
+    value += *value == ' ';
+    if (*value <= ' ')
+        return NULL;
+    for (block = value; (run = mr_h1_value_run(block)) == 16; block += 16)
+        if (block == value + (PLAIN_VALUE_BLOCKS - 1) * 16)
+            return NULL;
+    const uint8_t *const stop = block + run;
+    if (!is_crlf(stop) || stop[-1] == ' ')
+        return NULL;
+    h->name = (moor_span){(const uint8_t *)((uintptr_t)line + shift), name_len};
+    h->value = (moor_span){(const uint8_t *)((uintptr_t)value + shift), (size_t)(stop - value)};
+    return stop + 2;
+}
+#endif
+
+/* One line, with every bound and every case; *next is the line after it. */
+enum line_kind { LINE_FIELD, LINE_EMPTY, LINE_PART, LINE_BAD };
+
+static __attribute__((noinline)) enum line_kind
+take_any_line(struct mr_h1_section *s, const uint8_t *line, const uint8_t *end,
+              const uint8_t **next)
+{
+    const uint8_t *const colon = mr_h1_scan_name(line, end);
+    enum mr_h1_fault fault;
+
+    if (colon == end)
+        return LINE_PART;
+    if (*colon != ':' || colon == line) {
+        fault = name_fault(line, colon, end);
+        if (fault)
+            goto bad;
+        *next = line + 2;
+        return LINE_EMPTY;
+    }
+    const uint8_t *value = colon + 1;
+    while (value < end && (*value == ' ' || *value == '\t'))
+        value++;
+    const uint8_t *const stop = mr_h1_scan_value(value, end);
+    if (end - stop < 2 && (stop == end || *stop == '\r'))
+        return LINE_PART;
+    fault = value_fault(stop);
+    if (fault)
+        goto bad;
+    const uint8_t *value_end = stop;
+    while (value_end > value && (value_end[-1] == ' ' || value_end[-1] == '\t'))
+        value_end--;
+    if (s->count == s->cap && (fault = grow(s)) != MR_H1_FAULT_NONE)
+        goto bad;
+    struct mr_h1_header *const h = &s->list[s->count++];
+    h->name = (moor_span){line, (size_t)(colon - line)};
+    h->value = (moor_span){value, (size_t)(value_end - value)};
+    if (may_matter(h->name.len) && (fault = note(s, h)) != MR_H1_FAULT_NONE)
+        goto bad;
+    *next = stop + 2;
+    return LINE_FIELD;
+bad:
+    if (!memchr(line, '\n', (size_t)(end - line)))
+        return LINE_PART;
+    s->fault = fault;
+    return LINE_BAD;
+}
+
+#if MR_H1_SSE2
+
+/* The last bytes of the input, and zeros: lets take_plain_line run to the very end. Returns where
+ * line, less than WINDOW before end, is in the copy. */
+static inline const uint8_t *copy_tail(uint8_t tail[2 * WINDOW], const uint8_t *data,
+                                       const uint8_t *line, const uint8_t *end)
+{
+    const size_t left = (size_t)(end - line);
+
+    memset(tail + WINDOW, 0, WINDOW);
+    if (end - data >= WINDOW)
+        memcpy(tail, end - WINDOW, WINDOW);
+    else
+        memcpy(tail + WINDOW - left, line, left);
+    return tail + WINDOW - left;
+}
+
 enum mr_h1_parsed mr_h1_section_parse(struct mr_h1_section *s, const uint8_t *data, size_t len,
                                       size_t *at)
 {
+    uint8_t tail[2 * WINDOW];
     const uint8_t *const end = data + len;
     const uint8_t *line = data + *at;
-    enum mr_h1_fault fault;
+    /* From here on a line is too near the end to be read without bounds. */
+    const uint8_t *near_end = len >= WINDOW ? end - WINDOW + 1 : data;
+    uintptr_t shift = 0;
+    struct mr_h1_header *h = s->list + s->count;
+    const struct mr_h1_header *h_end = s->list + s->cap;
+    enum line_kind kind;
 
     for (;;) {
-        const uint8_t *const colon = mr_h1_scan_name(line, data, end);
-        if (colon == end)
-            goto part;
-        if (*colon != ':' || colon == line) {
-            fault = name_fault(line, colon, end);
-            if (fault)
-                goto bad;
-            break;
+        if (line >= near_end) {
+            const uint8_t *const copied = copy_tail(tail, data, line, end);
+            shift = (uintptr_t)line - (uintptr_t)copied;
+            line = copied;
+            near_end = tail + WINDOW + 1;
         }
-        const uint8_t *value = colon + 1;
-        while (value < end && (*value == ' ' || *value == '\t'))
-            value++;
-        const uint8_t *const stop = mr_h1_scan_value(value, data, end);
-        if (end - stop < 2 && (stop == end || *stop == '\r'))
-            goto part;
-        fault = value_fault(stop);
-        if (fault)
-            goto bad;
-        const uint8_t *value_end = stop;
-        while (value_end > value && (value_end[-1] == ' ' || value_end[-1] == '\t'))
-            value_end--;
-        if (s->count == s->cap && (fault = grow(s)) != MR_H1_FAULT_NONE)
-            goto bad;
-        struct mr_h1_header *const h = &s->list[s->count++];
-        h->name = (moor_span){line, (size_t)(colon - line)};
-        h->value = (moor_span){value, (size_t)(value_end - value)};
-        if (may_matter(h->name.len) && (fault = note(s, h)) != MR_H1_FAULT_NONE)
-            goto bad;
-        line = stop + 2;
+        const uint8_t *next = h < h_end ? take_plain_line(line, shift, h) : NULL;
+        if (next) {
+            kind = LINE_BAD;
+            if (may_matter(h->name.len) && (s->fault = note(s, h)) != MR_H1_FAULT_NONE)
+                break;
+            h++;
+            line = next;
+            continue;
+        }
+        kind = LINE_EMPTY;
+        if (is_crlf(line))
+            break;
+        s->count = (uint32_t)(h - s->list);
+        next = (const uint8_t *)((uintptr_t)line + shift);
+        kind = take_any_line(s, next, end, &next);
+        h = s->list + s->count;
+        h_end = s->list + s->cap;
+        if (kind != LINE_FIELD)
+            break;
+        line = (const uint8_t *)((uintptr_t)next - shift);
     }
-    *at = (size_t)(line + 2 - data);
-    return MR_H1_PARSED_ALL;
-bad:
-    if (memchr(line, '\n', (size_t)(end - line))) {
-        s->fault = fault;
-        return MR_H1_PARSED_BAD;
-    }
-part:
-    *at = (size_t)(line - data);
-    return MR_H1_PARSED_PART;
+    s->count = (uint32_t)(h - s->list);
+    *at = (size_t)((uintptr_t)line + shift - (uintptr_t)data) + (kind == LINE_EMPTY ? 2 : 0);
+    return kind == LINE_EMPTY  ? MR_H1_PARSED_ALL
+           : kind == LINE_PART ? MR_H1_PARSED_PART
+                               : MR_H1_PARSED_BAD;
 }
 
+#else
+
+enum mr_h1_parsed mr_h1_section_parse(struct mr_h1_section *s, const uint8_t *data, size_t len,
+                                      size_t *at)
+{
+    const uint8_t *line = data + *at;
+    enum line_kind kind;
+
+    do
+        kind = take_any_line(s, line, data + len, &line);
+    while (kind == LINE_FIELD);
+    *at = (size_t)(line - data);
+    return kind == LINE_EMPTY  ? MR_H1_PARSED_ALL
+           : kind == LINE_PART ? MR_H1_PARSED_PART
+                               : MR_H1_PARSED_BAD;
+}
+
+#endif
 /* The line has no name and colon: NONE if it is the empty line that ends the section. */
 static enum mr_h1_fault name_fault(const uint8_t *line, const uint8_t *stop, const uint8_t *end)
 {
@@ -163,6 +261,11 @@ static enum mr_h1_fault note_length(struct mr_h1_section *s, moor_span value)
     return MR_H1_FAULT_NONE;
 }
 
+static inline bool is_keep_alive(const uint8_t *p, size_t len)
+{
+    return len == 10 && has_word(p, "keep-ali") && has_word(p + 2, "ep-alive");
+}
+
 static enum mr_h1_fault note(struct mr_h1_section *s, const struct mr_h1_header *h)
 {
     const uint8_t *const name = h->name.base;
@@ -171,7 +274,8 @@ static enum mr_h1_fault note(struct mr_h1_section *s, const struct mr_h1_header 
         if (has_word(name, "content-") && has_word(name + 6, "t-length"))
             return note_length(s, h->value);
     } else if (h->name.len == 17) {
-        if (has_word(name, "transfer") && has_word(name + 8, "-encodin") && fold(name[16]) == 'g') {
+        if (has_word(name, "transfer") && has_word(name + 8, "-encodin") &&
+            has_word(name + 9, "encoding")) {
             if (s->seen & MR_H1_SEEN_CODING)
                 return MR_H1_FAULT_CODING_TWICE;
             if (!mr_h1_is_name(h->value, "chunked"))
@@ -179,9 +283,11 @@ static enum mr_h1_fault note(struct mr_h1_section *s, const struct mr_h1_header 
             s->seen |= MR_H1_SEEN_CODING;
         }
     } else if (has_word(name, "connecti")) {
-        if (fold(name[8]) == 'o' && fold(name[9]) == 'n')
-            s->seen |= mr_h1_connection_bits(h->value);
-    } else if (has_word(name, "keep-ali") && fold(name[8]) == 'v' && fold(name[9]) == 'e') {
+        if (has_word(name + 2, "nnection"))
+            s->seen |= is_keep_alive(h->value.base, h->value.len)
+                           ? MR_H1_SEEN_KEEP_ALIVE
+                           : mr_h1_connection_bits(h->value);
+    } else if (is_keep_alive(name, h->name.len)) {
         s->keep_alive_s = keep_alive_timeout(h->value);
     }
     return MR_H1_FAULT_NONE;
@@ -194,9 +300,11 @@ bool mr_h1_length_parse(moor_span value, uint64_t *out_length)
 
     for (size_t i = 0; i < value.len; i++) {
         const unsigned digit = p[i] - (unsigned)'0';
-        if (digit > 9 || length > ((uint64_t)INT64_MAX - digit) / 10)
+        if (digit > 9 || length > INT64_MAX / 10)
             return false;
         length = length * 10 + digit;
+        if (length > INT64_MAX)
+            return false;
     }
     if (value.len == 0)
         return false;
@@ -239,8 +347,7 @@ uint32_t mr_h1_connection_bits(moor_span value)
     uint32_t bits = 0;
 
     while (next_element(&value, &token)) {
-        const uint8_t *const p = token.base;
-        if (token.len == 10 && has_word(p, "keep-ali") && fold(p[8]) == 'v' && fold(p[9]) == 'e')
+        if (is_keep_alive(token.base, token.len))
             bits |= MR_H1_SEEN_KEEP_ALIVE;
         else if (mr_h1_is_name(token, "close"))
             bits |= MR_H1_SEEN_CLOSE;

@@ -43,10 +43,25 @@ struct mr_h1_section {
 
 enum mr_h1_parsed { MR_H1_PARSED_PART, MR_H1_PARSED_ALL, MR_H1_PARSED_BAD };
 
-void mr_h1_section_init(struct mr_h1_section *s, uint32_t count_max, mr_h1_alloc_fn alloc,
-                        void *alloc_ctx);
 /* Forgets the fields, keeps the memory. */
-void mr_h1_section_reset(struct mr_h1_section *s);
+static inline void mr_h1_section_reset(struct mr_h1_section *s)
+{
+    s->count = 0;
+    s->seen = 0;
+    s->keep_alive_s = 0;
+}
+
+static inline void mr_h1_section_init(struct mr_h1_section *s, uint32_t count_max,
+                                      mr_h1_alloc_fn alloc, void *alloc_ctx)
+{
+    s->list = s->inline_list;
+    s->cap = count_max < MR_H1_HEADERS_INLINE ? count_max : MR_H1_HEADERS_INLINE;
+    s->count_max = count_max;
+    s->fault = MR_H1_FAULT_NONE;
+    s->alloc = alloc;
+    s->alloc_ctx = alloc_ctx;
+    mr_h1_section_reset(s);
+}
 
 /* Parses field lines from data[*at] on. A line is judged only once its LF is there, so the answer
  * does not depend on how the bytes were cut. *at moves past what was judged: to the start of the

@@ -94,15 +94,31 @@ enum mr_h1_event mr_h1_reply_eof(struct mr_h1_reply *r, struct mr_h1_out *out)
     }
 }
 
+static inline void status_is(struct mr_h1_reply *r, unsigned status, uint8_t minor,
+                             moor_span reason)
+{
+    r->head.status = (uint16_t)status;
+    r->head.minor = minor;
+    r->head.reason = reason;
+    r->status_done = true;
+}
+
 /* HTTP/1.x SP 3DIGIT [SP reason] CRLF. The space before an absent reason is required by RFC 9112 4
  * and missing in the wild; its absence leaves nothing ambiguous. */
 static enum mr_h1_parsed parse_status(struct mr_h1_reply *r, const uint8_t *data, size_t len)
 {
-    uint8_t padded[16] = {0};
+    static const char common[] = "HTTP/1.1 200 OK\r\n";
+    uint8_t padded[16];
     const uint8_t *line = data;
     enum mr_h1_fault fault = MR_H1_FAULT_NOT_HTTP;
 
+    if (len >= sizeof common - 1 && memcmp(data, common, sizeof common - 1) == 0) {
+        status_is(r, 200, 1, (moor_span){data + 13, 2});
+        r->at = sizeof common - 1;
+        return MR_H1_PARSED_ALL;
+    }
     if (len < sizeof padded) {
+        memset(padded, 0, sizeof padded);
         memcpy(padded, data, len);
         line = padded;
     }
@@ -125,7 +141,7 @@ static enum mr_h1_parsed parse_status(struct mr_h1_reply *r, const uint8_t *data
         goto bad;
     const uint8_t *const end = data + len;
     const uint8_t *const reason = data + (line[12] == ' ' ? 13 : 12);
-    const uint8_t *const stop = mr_h1_scan_value(reason, data, end);
+    const uint8_t *const stop = mr_h1_scan_value(reason, end);
     if (end - stop < 2 && (stop == end || *stop == '\r'))
         return MR_H1_PARSED_PART;
     fault = *stop == '\n' ? MR_H1_FAULT_BARE_LF : MR_H1_FAULT_REASON;
@@ -134,11 +150,9 @@ static enum mr_h1_parsed parse_status(struct mr_h1_reply *r, const uint8_t *data
     fault = MR_H1_FAULT_BARE_CR;
     if (stop[1] != '\n')
         goto bad;
-    r->head.status = (uint16_t)(hundreds * 100 + tens * 10 + ones);
-    r->head.minor = line[7] & 1;
-    r->head.reason = (moor_span){reason, (size_t)(stop - reason)};
+    status_is(r, hundreds * 100 + tens * 10 + ones, line[7] & 1,
+              (moor_span){reason, (size_t)(stop - reason)});
     r->at = (size_t)(stop + 2 - data);
-    r->status_done = true;
     return MR_H1_PARSED_ALL;
 bad:
     if (!memchr(data, '\n', len))

@@ -1,6 +1,6 @@
 /*
  * Finding the first byte that may not go on: 16 at a time with SSE2, one at a time without.
- * Never reads outside [begin, end): the last bytes are read as the 16 that end at end.
+ * Never reads at or beyond end.
  */
 #ifndef MR_H1_SCAN_H
 #define MR_H1_SCAN_H
@@ -40,8 +40,8 @@ static inline const uint8_t *mr_h1_scan_class(const uint8_t *p, const uint8_t *e
 
 #if MR_H1_SSE2
 
-/* Bits of the bytes that are neither a letter nor '-': nearly every name has nothing else. */
-static inline unsigned mr_h1_name_stops(const uint8_t *p)
+/* How many of 16 bytes, from the first on, are a letter or '-': nearly every name has nothing else. */
+static inline unsigned mr_h1_name_run(const uint8_t *p)
 {
     const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
     const __m128i lower = _mm_or_si128(v, _mm_set1_epi8(0x20));
@@ -49,81 +49,72 @@ static inline unsigned mr_h1_name_stops(const uint8_t *p)
     const __m128i letter =
         _mm_cmpgt_epi8(_mm_add_epi8(lower, _mm_set1_epi8(127 - 'z')), _mm_set1_epi8(127 - 26));
     const __m128i dash = _mm_cmpeq_epi8(v, _mm_set1_epi8('-'));
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(letter, dash)) ^ 0xffffu;
+    /* Adding 1 to the mask carries up to the first byte that is neither. */
+    return (unsigned)__builtin_ctz((unsigned)_mm_movemask_epi8(_mm_or_si128(letter, dash)) + 1);
 }
 
-/* Bits of the control characters, TAB among them: the caller looks at what stopped it. */
-static inline unsigned mr_h1_value_stops(const uint8_t *p)
+/* How many of 16 bytes, from the first on, are SP or visible ASCII. TAB and obs-text are fine in a
+ * value and rare: the caller looks at what stopped it. One more than DEL is the lowest signed byte,
+ * so one comparison finds control characters, DEL and obs-text. */
+static inline unsigned mr_h1_value_run(const uint8_t *p)
 {
     const __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-    const __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v);
-    const __m128i del = _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f));
-    return (unsigned)_mm_movemask_epi8(_mm_or_si128(low, del));
+    const __m128i next = _mm_add_epi8(v, _mm_set1_epi8(1));
+    const __m128i plain = _mm_cmpgt_epi8(next, _mm_set1_epi8(0x20));
+    return (unsigned)__builtin_ctz((unsigned)_mm_movemask_epi8(plain) + 1);
 }
 
-#define MR_H1_SCAN_BLOCKS(p, begin, end, stops)                                                    \
+#define MR_H1_SCAN_BLOCKS(p, end, run)                                                             \
     do {                                                                                           \
         while ((end) - (p) >= 16) {                                                                \
-            const unsigned mask_ = stops(p);                                                       \
-            if (mask_)                                                                             \
-                return (p) + __builtin_ctz(mask_);                                                 \
+            const unsigned run_ = run(p);                                                          \
+            if (run_ < 16)                                                                         \
+                return (p) + run_;                                                                 \
             (p) += 16;                                                                             \
-        }                                                                                          \
-        if ((end) - (begin) >= 16) {                                                               \
-            const unsigned mask_ = stops((end)-16) >> (16 - ((end) - (p)));                        \
-            return mask_ ? (p) + __builtin_ctz(mask_) : (end);                                     \
         }                                                                                          \
     } while (0)
 
-static inline const uint8_t *mr_h1_scan_plain_name(const uint8_t *p, const uint8_t *begin,
-                                                   const uint8_t *end)
+static inline const uint8_t *mr_h1_scan_plain_name(const uint8_t *p, const uint8_t *end)
 {
-    MR_H1_SCAN_BLOCKS(p, begin, end, mr_h1_name_stops);
+    MR_H1_SCAN_BLOCKS(p, end, mr_h1_name_run);
     return p;
 }
 
-static inline const uint8_t *mr_h1_scan_plain_value(const uint8_t *p, const uint8_t *begin,
-                                                    const uint8_t *end)
+static inline const uint8_t *mr_h1_scan_plain_value(const uint8_t *p, const uint8_t *end)
 {
-    MR_H1_SCAN_BLOCKS(p, begin, end, mr_h1_value_stops);
+    MR_H1_SCAN_BLOCKS(p, end, mr_h1_value_run);
     return p;
 }
 
 #else
 
-static inline const uint8_t *mr_h1_scan_plain_name(const uint8_t *p, const uint8_t *begin,
-                                                   const uint8_t *end)
+static inline const uint8_t *mr_h1_scan_plain_name(const uint8_t *p, const uint8_t *end)
 {
-    (void)begin;
     (void)end;
     return p;
 }
 
-static inline const uint8_t *mr_h1_scan_plain_value(const uint8_t *p, const uint8_t *begin,
-                                                    const uint8_t *end)
+static inline const uint8_t *mr_h1_scan_plain_value(const uint8_t *p, const uint8_t *end)
 {
-    (void)begin;
     (void)end;
     return p;
 }
 
 #endif
 
-/* The first byte that is not a token character, or end. [begin, p) must be readable. */
-static inline const uint8_t *mr_h1_scan_name(const uint8_t *p, const uint8_t *begin,
-                                             const uint8_t *end)
+/* The first byte that is not a token character, or end. */
+static inline const uint8_t *mr_h1_scan_name(const uint8_t *p, const uint8_t *end)
 {
-    p = mr_h1_scan_plain_name(p, begin, end);
+    p = mr_h1_scan_plain_name(p, end);
     if (p < end && *p == ':')
         return p;
     return mr_h1_scan_class(p, end, MR_H1_TOKEN);
 }
 
-/* The first byte that may not stand in a value, or end. [begin, p) must be readable. */
-static inline const uint8_t *mr_h1_scan_value(const uint8_t *p, const uint8_t *begin,
-                                              const uint8_t *end)
+/* The first byte that may not stand in a value, or end. */
+static inline const uint8_t *mr_h1_scan_value(const uint8_t *p, const uint8_t *end)
 {
-    p = mr_h1_scan_plain_value(p, begin, end);
+    p = mr_h1_scan_plain_value(p, end);
     if (p < end && *p == '\r')
         return p;
     return mr_h1_scan_class(p, end, MR_H1_VALUE);
