@@ -8,7 +8,7 @@
 
 #include "h1/scan.h"
 
-static enum mr_h1_fault note(struct mr_h1_section *s, const struct mr_h1_header *h);
+static enum mr_h1_fault note(struct mr_h1_section *s, const moor_header *h);
 static enum mr_h1_fault grow(struct mr_h1_section *s);
 static enum mr_h1_fault name_fault(const uint8_t *line, const uint8_t *stop, const uint8_t *end);
 static uint32_t keep_alive_timeout(moor_span value);
@@ -40,7 +40,7 @@ enum { PLAIN_VALUE_BLOCKS = 3, WINDOW = 16 + 2 + PLAIN_VALUE_BLOCKS * 16 + 14 };
  * line gives NULL and is left to take_any_line. shift leads from line to the bytes the
  * spans shall point at. */
 static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shift,
-                                             struct mr_h1_header *h)
+                                             moor_header *h)
 {
     const size_t name_len = mr_h1_name_run(line);
     const uint8_t *value = line + name_len + 1;
@@ -97,7 +97,7 @@ take_any_line(struct mr_h1_section *s, const uint8_t *line, const uint8_t *end,
         value_end--;
     if (s->count == s->cap && (fault = grow(s)) != MR_H1_FAULT_NONE)
         goto bad;
-    struct mr_h1_header *const h = &s->list[s->count++];
+    moor_header *const h = &s->list[s->count++];
     h->name = (moor_span){line, (size_t)(colon - line)};
     h->value = (moor_span){value, (size_t)(value_end - value)};
     if (may_matter(h->name.len) && (fault = note(s, h)) != MR_H1_FAULT_NONE)
@@ -137,8 +137,8 @@ enum mr_h1_parsed mr_h1_section_parse(struct mr_h1_section *s, const uint8_t *da
     /* From here on a line is too near the end to be read without bounds. */
     const uint8_t *near_end = len >= WINDOW ? end - WINDOW + 1 : data;
     uintptr_t shift = 0;
-    struct mr_h1_header *h = s->list + s->count;
-    const struct mr_h1_header *h_end = s->list + s->cap;
+    moor_header *h = s->list + s->count;
+    const moor_header *h_end = s->list + s->cap;
     enum line_kind kind;
 
     for (;;) {
@@ -221,7 +221,7 @@ static enum mr_h1_fault grow(struct mr_h1_section *s)
     if (s->count == s->count_max)
         return MR_H1_FAULT_HEADERS_TOO_MANY;
     const uint32_t cap = s->cap > s->count_max / 2 ? s->count_max : s->cap * 2;
-    struct mr_h1_header *const list = s->alloc(s->alloc_ctx, cap * sizeof *list);
+    moor_header *const list = s->alloc(s->alloc_ctx, cap * sizeof *list);
     if (!list)
         return MR_H1_FAULT_NO_MEMORY;
     memcpy(list, s->list, s->count * sizeof *list);
@@ -266,7 +266,7 @@ static inline bool is_keep_alive(const uint8_t *p, size_t len)
     return len == 10 && has_word(p, "keep-ali") && has_word(p + 2, "ep-alive");
 }
 
-static enum mr_h1_fault note(struct mr_h1_section *s, const struct mr_h1_header *h)
+static enum mr_h1_fault note(struct mr_h1_section *s, const moor_header *h)
 {
     const uint8_t *const name = h->name.base;
 

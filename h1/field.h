@@ -1,18 +1,14 @@
 /*
  * One header or trailer field, and the section of them that a head or a trailer is.
- * Spans point into whatever bytes were parsed: the caller's input or the reply's side buffer.
+ * Spans point into whatever bytes were parsed: the caller's input or the reply's side buffer. Names
+ * are as sent, to be compared without case; values are without the white space around them.
  */
 #ifndef MR_H1_FIELD_H
 #define MR_H1_FIELD_H
 
-#include <mooring/types.h>
+#include <mooring/http.h>
 
 #include "h1/fault.h"
-
-struct mr_h1_header {
-    moor_span name;  /* as sent; compare without case                      */
-    moor_span value; /* without the white space around it; may be empty    */
-};
 
 /* Memory for one exchange, freed by the caller with the exchange; aligned for any type. NULL when
  * a limit is reached. Never called for a head of up to 16 fields that arrives in one piece. */
@@ -30,7 +26,7 @@ enum mr_h1_seen {
 enum { MR_H1_HEADERS_INLINE = 16 };
 
 struct mr_h1_section {
-    struct mr_h1_header *list; /* inline_list until it is full */
+    moor_header *list; /* inline_list until it is full */
     uint32_t count, cap, count_max;
     uint32_t seen;
     uint64_t length;       /* Content-Length; meaningful with MR_H1_SEEN_LENGTH      */
@@ -38,7 +34,7 @@ struct mr_h1_section {
     enum mr_h1_fault fault;
     mr_h1_alloc_fn alloc;
     void *alloc_ctx;
-    struct mr_h1_header inline_list[MR_H1_HEADERS_INLINE];
+    moor_header inline_list[MR_H1_HEADERS_INLINE];
 };
 
 enum mr_h1_parsed { MR_H1_PARSED_PART, MR_H1_PARSED_ALL, MR_H1_PARSED_BAD };

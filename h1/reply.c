@@ -57,10 +57,8 @@ enum mr_h1_event mr_h1_reply_next(struct mr_h1_reply *r, const uint8_t *in, size
     const moor_span span = {in, len};
 
     *consumed = 0;
-    if (r->state == OVER)
-        return MR_H1_DONE;
-    if (r->state == FAILED)
-        return fail(r, r->fault, out);
+    if (r->state >= OVER)
+        return r->state == OVER ? MR_H1_DONE : fail(r, r->fault, out);
     if (len == 0)
         return MR_H1_NEED_MORE;
     switch (r->state) {

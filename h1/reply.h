@@ -58,7 +58,7 @@ struct mr_h1_head {
     uint32_t keep_alive_s;   /* Keep-Alive: timeout=N; 0 = not told                   */
     uint64_t content_length; /* as announced, also for HEAD and 304; MR_H1_NO_LENGTH  */
     moor_span reason;        /* may be empty                                          */
-    const struct mr_h1_header *headers;
+    const moor_header *headers;
     size_t header_count;
 };
 

@@ -30,7 +30,7 @@ enum {
 
 static enum mr_h1_refusal check_line(const struct mr_h1_request *q);
 static enum mr_h1_refusal check_header(const struct mr_h1_request *q, struct mr_h1_plan *plan,
-                                       const struct mr_h1_header *h, unsigned *has);
+                                       const moor_header *h, unsigned *has);
 static bool needs_zero_length(moor_span method);
 static bool measure(const struct mr_h1_request *q, struct mr_h1_plan *plan);
 
@@ -124,7 +124,7 @@ static enum mr_h1_refusal check_length(const struct mr_h1_request *q, moor_span 
 }
 
 static enum mr_h1_refusal check_header(const struct mr_h1_request *q, struct mr_h1_plan *plan,
-                                       const struct mr_h1_header *h, unsigned *has)
+                                       const moor_header *h, unsigned *has)
 {
     if (!consists_of(h->name, MR_H1_TOKEN))
         return MR_H1_REFUSE_NAME;

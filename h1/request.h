@@ -23,7 +23,7 @@ struct mr_h1_request {
     moor_span target;     /* path and query, percent-encoded; authority for CONNECT     */
     moor_span host;       /* host[:port], IPv6 in brackets                              */
     moor_span user_agent; /* base NULL: none                                            */
-    const struct mr_h1_header *headers;
+    const moor_header *headers;
     size_t header_count;
     enum mr_h1_framing framing;
     uint64_t content_length; /* MR_H1_SEND_LENGTH */

@@ -20,7 +20,7 @@
 
 struct request_case {
     struct mr_h1_request q;
-    struct mr_h1_header headers[4];
+    moor_header headers[4];
     size_t header_count;
     const char *bytes;          /* NULL: refused                    */
     enum mr_h1_refusal refusal; /* with bytes NULL                  */
@@ -230,7 +230,7 @@ static void test_every_control_character_is_refused_in_a_value(void **state)
     (void)state;
     for (int c = 0; c < 256; c++) {
         const char value[] = {'a', (char)c, 'b'};
-        const struct mr_h1_header h = {SPAN("N"), {value, sizeof value}};
+        const moor_header h = {SPAN("N"), {value, sizeof value}};
         const struct mr_h1_request q = {GET, .headers = &h, .header_count = 1};
         struct mr_h1_plan plan;
         const bool control = (c < 0x20 && c != '\t') || c == 0x7f;
