@@ -142,7 +142,7 @@ static void file_ahead(struct mr_wheel *w, struct mr_timer *t, int64_t tick)
         level = TOP;
         int64_t now = w->now_tick >> (TOP * DIGIT_BITS);
         int64_t ahead = (tick >> (TOP * DIGIT_BITS)) - now;
-        /* A whole turn ahead would be the slot that has just passed. */
+        /* The ring reaches no farther; there it is filed again. */
         if (ahead > MR_WHEEL_SLOTS - 1)
             ahead = MR_WHEEL_SLOTS - 1;
         slot = (unsigned)(now + ahead) & (MR_WHEEL_SLOTS - 1);
