@@ -32,6 +32,11 @@ void mr_heap_fini(struct mr_heap *h)
     mr_heap_store_close(h);
 }
 
+void mr_heap_trim(struct mr_heap *h)
+{
+    mr_heap_store_trim(h);
+}
+
 void *mr_heap_alloc(struct mr_heap *h, size_t size)
 {
     return allocate(h, size, 0, false);

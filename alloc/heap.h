@@ -1,5 +1,5 @@
 /*
- * A heap: one jemalloc arena and a byte budget. One per shard, plus one shared by the runtime.
+ * A heap: a jemalloc arena and a byte budget. One per shard, plus one shared by the runtime.
  * A shard's heap is used by that shard's thread only; a shared heap by any thread.
  */
 #ifndef MR_ALLOC_HEAP_H
@@ -25,6 +25,9 @@ struct mr_heap {
 MOOR_NODISCARD moor_err mr_heap_init(struct mr_heap *h, size_t limit, bool is_shared);
 /* Everything handed out is gone. Asserts used == 0 in debug builds. */
 void mr_heap_fini(struct mr_heap *h);
+/* Gives what is free back to the kernel. System calls: for a slow sweep of an idle shard. Caller: as
+ * mr_heap_alloc. */
+void mr_heap_trim(struct mr_heap *h);
 
 /* Aligned to 16. NULL at the limit, out of memory, or when the fault plan says so. Not zeroed. */
 void *mr_heap_alloc(struct mr_heap *h, size_t size);

@@ -23,6 +23,11 @@ void mr_heap_store_close(struct mr_heap *h)
     (void)h;
 }
 
+void mr_heap_store_trim(struct mr_heap *h)
+{
+    (void)h;
+}
+
 void *mr_heap_store_alloc(const struct mr_heap *h, size_t size, size_t align, bool is_zeroed)
 {
     (void)h;

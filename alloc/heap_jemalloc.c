@@ -1,7 +1,7 @@
 /*
- * Heaps over jemalloc: one arena each, so that all memory of a shard goes back at once and no lock
- * is ever contended. Threads as in heap.h.
- * Must not use jemalloc's automatic arenas and caches: they would tie memory to threads.
+ * Heaps over jemalloc. A shard's heap is an arena and a cache of its own: no lock is contended, and
+ * all its memory goes back at once. Shared heaps share one arena. Threads as in heap.h.
+ * Must not use jemalloc's automatic caches: they would tie memory to threads.
  */
 #include "alloc/heap_store.h"
 #include "alloc/sanitize.h"
@@ -13,24 +13,36 @@
 
 #include <stdio.h>
 
-/* Read by jemalloc before its first allocation. */
-const char *mrj_malloc_conf = "narenas:1,tcache:false,background_thread:false,"
-                              "dirty_decay_ms:1000,muzzy_decay_ms:0,oversize_threshold:0";
+/*
+ * Read by jemalloc before its first allocation. Each arena costs about 84 KB of metadata, so there
+ * is one that exists anyway, for shared heaps, and one per shard; none for sizes beyond a threshold.
+ * No caches made behind our back for every thread that allocates. Our own caches are never trimmed
+ * by time, so what they may keep is bounded here (to about 1 MB) and let go by mr_heap_trim.
+ */
+const char *mrj_malloc_conf =
+    "narenas:1,oversize_threshold:0,tcache:false,tcache_nslots_small_min:8,"
+    "tcache_nslots_small_max:64,tcache_nslots_large:2,"
+    "dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:false";
 
-static void destroy_arena(unsigned arena);
+/* jemalloc's own first arena. It takes locks, which shared heaps need; nothing else uses it. */
+enum { SHARED_ARENA = 0 };
+
+static void control(unsigned arena, const char *verb);
 static int align_flag(size_t align);
 
 moor_err mr_heap_store_open(struct mr_heap *h)
 {
+    if (h->is_shared) {
+        h->arena = SHARED_ARENA;
+        h->flags = MALLOCX_ARENA(SHARED_ARENA) | MALLOCX_TCACHE_NONE;
+        return MOOR_OK;
+    }
     size_t len = sizeof h->arena;
     if (mrj_mallctl("arenas.create", &h->arena, &len, NULL, 0) != 0)
         return MOOR_ENOMEM;
-    h->flags = MALLOCX_ARENA(h->arena) | MALLOCX_TCACHE_NONE;
-    if (h->is_shared)
-        return MOOR_OK;
     len = sizeof h->cache;
     if (mrj_mallctl("tcache.create", &h->cache, &len, NULL, 0) != 0) {
-        destroy_arena(h->arena);
+        control(h->arena, "destroy");
         return MOOR_ENOMEM;
     }
     h->flags = MALLOCX_ARENA(h->arena) | MALLOCX_TCACHE(h->cache);
@@ -39,12 +51,23 @@ moor_err mr_heap_store_open(struct mr_heap *h)
 
 void mr_heap_store_close(struct mr_heap *h)
 {
+    if (h->is_shared) {
+        control(h->arena, "purge");
+        return;
+    }
     /* The cache first: it flushes into the arena. */
+    int failed = mrj_mallctl("tcache.destroy", NULL, NULL, &h->cache, sizeof h->cache);
+    MR_ASSERT(!failed);
+    control(h->arena, "destroy");
+}
+
+void mr_heap_store_trim(struct mr_heap *h)
+{
     if (!h->is_shared) {
-        int failed = mrj_mallctl("tcache.destroy", NULL, NULL, &h->cache, sizeof h->cache);
+        int failed = mrj_mallctl("tcache.flush", NULL, NULL, &h->cache, sizeof h->cache);
         MR_ASSERT(!failed);
     }
-    destroy_arena(h->arena);
+    control(h->arena, "purge");
 }
 
 void *mr_heap_store_alloc(const struct mr_heap *h, size_t size, size_t align, bool is_zeroed)
@@ -67,10 +90,10 @@ size_t mr_heap_store_usable(const struct mr_heap *h, void *p)
     return mrj_sallocx(p, h->flags);
 }
 
-static void destroy_arena(unsigned arena)
+static void control(unsigned arena, const char *verb)
 {
     char name[32];
-    snprintf(name, sizeof name, "arena.%u.destroy", arena);
+    snprintf(name, sizeof name, "arena.%u.%s", arena, verb);
     int failed = mrj_mallctl(name, NULL, NULL, NULL, 0);
     MR_ASSERT(!failed);
 }

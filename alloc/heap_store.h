@@ -9,8 +9,10 @@
 
 /* Sets arena and flags of `h`, whose is_shared is set. ENOMEM: nothing kept. */
 MOOR_NODISCARD moor_err mr_heap_store_open(struct mr_heap *h);
-/* Gives everything of the heap back to the kernel, what is still out too. */
+/* Gives everything of the heap back to the kernel; of a heap with an arena of its own also what is
+ * still out. */
 void mr_heap_store_close(struct mr_heap *h);
+void mr_heap_store_trim(struct mr_heap *h);
 
 /* size > 0; align: 0 or a power of two. NULL: out of memory. */
 void *mr_heap_store_alloc(const struct mr_heap *h, size_t size, size_t align, bool is_zeroed);

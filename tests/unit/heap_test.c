@@ -6,8 +6,11 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "alloc/heap.h"
+#include "alloc/arena.h"
+#include "alloc/buf.h"
+#include "alloc/slab.h"
 #include "tests/support/canary.h"
+#include "tests/support/fault.h"
 
 #include <pthread.h>
 
@@ -163,6 +166,62 @@ static void test_the_fault_plan_fails_one_allocation_of_all_heaps(void **state)
     mr_heap_fini(&b);
 }
 
+/* What a shard begins with, as far as memory allows. */
+static void open_and_close(void *heap)
+{
+    struct mr_heap *h = heap;
+    struct mr_slab slab;
+    struct mr_buf_pool bufs;
+    struct mr_arena_cache cache;
+    struct mr_arena arena;
+    mr_slab_init(&slab, h, 100, 2);
+    mr_arena_cache_init(&cache, h, 1);
+    mr_arena_init(&arena, &cache, SIZE_MAX);
+    if (mr_buf_pool_init(&bufs, h, 512, 4, 1) == MOOR_OK) {
+        struct mr_buf *b = mr_buf_take(&bufs);
+        void *items[3] = {mr_slab_take(&slab), mr_slab_take(&slab), mr_slab_take(&slab)};
+        mr_arena_alloc(&arena, 100);
+        mr_arena_alloc(&arena, 10000);
+        for (int i = 0; i < 3; i++)
+            if (items[i])
+                mr_slab_give(&slab, items[i]);
+        if (b)
+            mr_buf_untake(b);
+    }
+    mr_buf_pool_fini(&bufs);
+    mr_arena_fini(&arena);
+    mr_arena_cache_fini(&cache);
+    mr_slab_fini(&slab);
+    assert_true(fault_heap_is_empty(h));
+}
+
+static void test_each_failing_allocation_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    struct mr_heap h;
+    assert_int_equal(mr_heap_init(&h, SIZE_MAX, false), MOOR_OK);
+    assert_true(fault_every_allocation(open_and_close, &h) >= 6);
+    mr_heap_fini(&h);
+}
+
+static void test_trimming_keeps_what_is_in_use(void **state)
+{
+    (void)state;
+    for (int is_shared = 0; is_shared < 2; is_shared++) {
+        struct mr_heap h;
+        assert_int_equal(mr_heap_init(&h, SIZE_MAX, is_shared), MOOR_OK);
+        char *kept = mr_heap_alloc(&h, 5000);
+        memset(kept, 7, 5000);
+        for (int i = 0; i < 100; i++)
+            mr_heap_free(&h, mr_heap_alloc(&h, 20000), 20000);
+        mr_heap_trim(&h);
+        for (int i = 0; i < 5000; i++)
+            assert_int_equal(kept[i], 7);
+        mr_heap_free(&h, kept, 5000);
+        mr_heap_fini(&h);
+    }
+}
+
 /* More than jemalloc has indices for: an index and all its memory come back. */
 static void test_heaps_come_and_go(void **state)
 {
@@ -264,6 +323,8 @@ int main(void)
         cmocka_unit_test(test_alignment_up_to_2_MiB),
         cmocka_unit_test(test_unsized_blocks_keep_their_bytes_and_their_charge),
         cmocka_unit_test(test_the_fault_plan_fails_one_allocation_of_all_heaps),
+        cmocka_unit_test(test_each_failing_allocation_leaves_nothing_behind),
+        cmocka_unit_test(test_trimming_keeps_what_is_in_use),
         cmocka_unit_test(test_heaps_come_and_go),
         cmocka_unit_test(test_a_shared_heap_serves_many_threads),
         cmocka_unit_test(test_a_wrong_size_is_a_panic),
