@@ -3,7 +3,7 @@
 add_compile_options(
   -Wall -Wextra -Wshadow -Wvla -Wpointer-arith -Wformat=2 -Wwrite-strings
   "$<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes;-Wmissing-prototypes;-Wold-style-definition>"
-  # The thread a function runs on is an attribute clang checks (base/thread.h).
+  # Capabilities a header declares (which thread may call, which lock is held): clang proves them.
   "$<$<C_COMPILER_ID:Clang>:-Wthread-safety>")
 if(MOORING_WERROR)
   add_compile_options(-Werror)

@@ -14,7 +14,7 @@
 #
 # Exit status 77 is "skipped": print which feature is missing before.
 #
-#   mooring_add_fuzz_target(NAME SOURCES fuzz_x.c ... [CORPUS dir])
+#   mooring_add_fuzz_target(fuzz_X SOURCES fuzz_x.c ... [CORPUS dir: corpus/X beside it])
 #
 # registers a libFuzzer target (LLVMFuzzerTestOneInput): with MOORING_FUZZ it is a fuzzer, otherwise
 # a program that replays the corpus, and the ctest case is the replay in both.
@@ -92,12 +92,12 @@ function(mooring_add_fuzz_target name)
     set(replay ${name})
   endif()
   if(NOT t_CORPUS)
-    set(t_CORPUS "${CMAKE_CURRENT_SOURCE_DIR}/corpus/${name}")
+    string(REGEX REPLACE "^fuzz_" "" subject "${name}")
+    set(t_CORPUS "${CMAKE_CURRENT_SOURCE_DIR}/corpus/${subject}")
   endif()
   if(NOT t_TIMEOUT)
     set(t_TIMEOUT 120)
   endif()
   mooring_register_test(${name} "" TIMEOUT ${t_TIMEOUT} COMMAND ${replay} "${t_CORPUS}"
                         LABELS fuzz ENV ${t_ENV})
-  set_property(GLOBAL APPEND PROPERTY MOORING_FUZZ_TARGETS ${name})
 endfunction()
