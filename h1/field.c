@@ -11,7 +11,7 @@
 static enum mr_h1_fault note(struct mr_h1_section *s, const moor_header *h);
 static enum mr_h1_fault grow(struct mr_h1_section *s);
 static enum mr_h1_fault name_fault(const uint8_t *line, const uint8_t *stop, const uint8_t *end);
-static uint32_t keep_alive_timeout(moor_span value);
+static __attribute__((noinline)) uint32_t keep_alive_timeout(moor_span value);
 
 /* Names of these lengths are looked at: connection, keep-alive; content-length; transfer-encoding. */
 static inline bool may_matter(size_t name_len)
@@ -341,7 +341,7 @@ static bool next_element(moor_span *list, moor_span *element)
     return true;
 }
 
-uint32_t mr_h1_connection_bits(moor_span value)
+__attribute__((noinline)) uint32_t mr_h1_connection_bits(moor_span value)
 {
     moor_span token;
     uint32_t bits = 0;

@@ -9,6 +9,8 @@
 
 #include "h1/scan.h"
 
+#define APART __attribute__((noinline))
+
 enum { HEAD, BODY_LENGTH, BODY_EOF, BODY_CHUNKED, TRAILERS, OVER, FAILED };
 
 const struct mr_h1_limits mr_h1_limits_default = {
@@ -20,17 +22,21 @@ const struct mr_h1_limits mr_h1_limits_default = {
     .body_bytes_max = MR_H1_UNLIMITED,
 };
 
-static enum mr_h1_event take_head(struct mr_h1_reply *r, moor_span in, size_t *consumed,
-                                  struct mr_h1_out *out);
+/* Inlined, the first three would make the calls that tell BODY and DONE save their registers too. */
+static APART enum mr_h1_event take_head(struct mr_h1_reply *r, moor_span in, size_t *consumed,
+                                        struct mr_h1_out *out);
+static APART enum mr_h1_event take_chunked(struct mr_h1_reply *r, moor_span in, size_t *consumed,
+                                           struct mr_h1_out *out);
+static APART enum mr_h1_event take_trailers(struct mr_h1_reply *r, moor_span in, size_t *consumed,
+                                            struct mr_h1_out *out);
+static APART enum mr_h1_parsed parse_cut_section(struct mr_h1_reply *r, moor_span in,
+                                                 size_t bytes_max, size_t *consumed);
+static APART enum mr_h1_event fail(struct mr_h1_reply *r, enum mr_h1_fault fault,
+                                   struct mr_h1_out *out);
 static enum mr_h1_event take_length(struct mr_h1_reply *r, moor_span in, size_t *consumed,
                                     struct mr_h1_out *out);
 static enum mr_h1_event take_until_eof(struct mr_h1_reply *r, moor_span in, size_t *consumed,
                                        struct mr_h1_out *out);
-static enum mr_h1_event take_chunked(struct mr_h1_reply *r, moor_span in, size_t *consumed,
-                                     struct mr_h1_out *out);
-static enum mr_h1_event take_trailers(struct mr_h1_reply *r, moor_span in, size_t *consumed,
-                                      struct mr_h1_out *out);
-static enum mr_h1_event fail(struct mr_h1_reply *r, enum mr_h1_fault fault, struct mr_h1_out *out);
 
 void mr_h1_reply_init(struct mr_h1_reply *r, const struct mr_h1_limits *limits, unsigned asked,
                       mr_h1_alloc_fn alloc, void *alloc_ctx)
