@@ -35,9 +35,12 @@ moor_err mr_io_uring_create(const struct mr_io_config *c, struct mr_io **out, ch
     if (!u)
         return MOOR_ENOMEM;
     u->base = (struct mr_io){.ops = &uring_ops, .bufs = c->bufs, .heap = c->heap};
+    mr_list_init(&u->poll_queue);
+    mr_list_init(&u->poll_out);
+    mr_list_init(&u->starved);
     u->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int e = u->wake_fd < 0 ? errno : mr_uring_open(u, c, &reason);
-    snprintf(why, why_cap, "%s", e && !*reason ? "out of file descriptors" : reason);
+    snprintf(why, why_cap, "%s", u->wake_fd < 0 ? "out of file descriptors" : reason);
     if (e) {
         if (u->wake_fd >= 0)
             close(u->wake_fd);
@@ -45,12 +48,6 @@ moor_err mr_io_uring_create(const struct mr_io_config *c, struct mr_io **out, ch
         return e == EMFILE || e == ENFILE ? MOOR_ENOFILES : MOOR_ENOSYS;
     }
     mr_slab_init(&u->polls, c->heap, sizeof(struct mr_poll), POLLS_PER_PAGE);
-    mr_list_init(&u->poll_queue);
-    mr_list_init(&u->poll_out);
-    mr_list_init(&u->starved);
-    /* At once: an embedded ring must be wakeable before it was first waited for. */
-    mr_uring_submit(u);
-    mr_uring_enter(u, 0, 0);
     *out = &u->base;
     return MOOR_OK;
 }

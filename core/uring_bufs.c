@@ -70,10 +70,10 @@ void mr_uring_bufs_refill(struct mr_uring_bufs *b)
 {
     int added = 0;
     b->refused = false;
-    if (b->ran_dry) {
+    /* More only if it was the ring that was short, not the pool. */
+    if (b->ran_dry && mr_buf_pool_available(b->pool) >= b->target - b->posted)
         b->target = b->target * 2 > b->posted_max ? b->posted_max : b->target * 2;
-        b->ran_dry = false;
-    }
+    b->ran_dry = false;
     while (b->posted < b->target && mr_buf_pool_available(b->pool) > 0) {
         struct mr_buf *buf = mr_buf_take(b->pool);
         b->refused = !buf;

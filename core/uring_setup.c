@@ -38,6 +38,25 @@ static int try_open(struct mr_uring *u, const struct mr_io_config *c, unsigned s
     return e;
 }
 
+/* The first enter is made here: an embedded ring must be wakeable before it was first waited for,
+ * and a filter that refuses only this call must be noticed. */
+static int start(struct mr_uring *u, const struct mr_io_config *c)
+{
+    io_uring_ring_dontfork(&u->ring);
+    u->enter_flags = IORING_ENTER_GETEVENTS;
+    /* A registered descriptor only saves a lookup: going without is fine. */
+    if ((c->features & MR_IO_REG_RING) && io_uring_register_ring_fd(&u->ring) == 1)
+        u->enter_flags |= IORING_ENTER_REGISTERED_RING;
+    if ((c->features & MR_IO_NO_IOWAIT) && (u->ring.features & MR_URING_FEAT_NO_IOWAIT))
+        u->enter_flags |= MR_URING_ENTER_NO_IOWAIT;
+    mr_uring_submit(u);
+    int r = mr_uring_enter(u, 0, 0);
+    if (r >= 0 || r == -EINTR)
+        return 0;
+    mr_uring_close(u);
+    return -r;
+}
+
 static const char *reason(int e)
 {
     switch (e) {
@@ -69,19 +88,12 @@ int mr_uring_open(struct mr_uring *u, const struct mr_io_config *c, const char *
         cq = cq / 2 < CQ_MIN ? CQ_MIN : cq / 2;
         e = try_open(u, c, sq, cq);
     }
+    e = e ? e : start(u, c);
     if (e) {
         const char *why = reason(e);
         *out_why = why ? why : "unknown error";
-        return e;
     }
-    io_uring_ring_dontfork(&u->ring);
-    u->enter_flags = IORING_ENTER_GETEVENTS;
-    /* A registered descriptor only saves a lookup: going without is fine. */
-    if ((c->features & MR_IO_REG_RING) && io_uring_register_ring_fd(&u->ring) == 1)
-        u->enter_flags |= IORING_ENTER_REGISTERED_RING;
-    if ((c->features & MR_IO_NO_IOWAIT) && (u->ring.features & MR_URING_FEAT_NO_IOWAIT))
-        u->enter_flags |= MR_URING_ENTER_NO_IOWAIT;
-    return 0;
+    return e;
 }
 
 void mr_uring_close(struct mr_uring *u)

@@ -134,6 +134,17 @@ void io_fixture_close(struct io_fixture *f)
     free(f);
 }
 
+bool io_skip_refused(void)
+{
+    struct io_fixture *f = io_fixture_open("io_uring", 4, NULL);
+    if (!f) {
+        cmocka_set_skip_filter("*io_uring");
+        return false;
+    }
+    io_fixture_close(f);
+    return true;
+}
+
 int io_fixture_setup(void **state)
 {
     *state = io_fixture_open(*state, 256, NULL);

@@ -46,6 +46,10 @@ struct io_fixture *io_fixture_open(const char *backend, uint32_t count,
                                    const struct mr_io_config *config);
 /* Everything closed and given back is asserted by the library's own fini functions. */
 void io_fixture_close(struct io_fixture *f);
+/* Runs the tests, without those "on io_uring" where the kernel refuses it. */
+#define io_run(tests) (io_skip_refused(), cmocka_run_group_tests(tests, NULL, NULL))
+/* False where the kernel refuses io_uring: the tests of that name are left out. */
+bool io_skip_refused(void);
 /* cmocka set-up and tear-down: initial_state is the backend's name. */
 int io_fixture_setup(void **state);
 int io_fixture_teardown(void **state);

@@ -492,5 +492,5 @@ int main(void)
         IO_CASE(test_close_with_all_in_flight),
         IO_CASE(test_detach_and_attach),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return io_run(tests);
 }
