@@ -60,50 +60,67 @@ static size_t find_word(const unsigned char *text, size_t len, size_t *out_end)
     return 0;
 }
 
-/*
- * text follows "://". The colon and the last @ of a userinfo: the last before the text's word ends,
- * since people forget to encode '/', '@' and '?' in passwords. False if there is none.
- */
-static bool find_password(const unsigned char *text, size_t len, size_t *out_colon, size_t *out_at)
+/* The first colon that may separate user and password; `end` if there is none. */
+static size_t find_colon(const unsigned char *text, size_t end)
 {
-    size_t end = 0;
-    size_t at = 0;
-    size_t colon = 0;
-    while (end < len && !strchr(" \t\r\n\"'<>", text[end]))
-        end++;
-    while (colon < end && text[colon] != ':' && text[colon] != '@' && text[colon] != '/')
-        colon++;
-    for (size_t i = colon; i < end; i++)
-        if (text[i] == '@')
-            at = i;
-    if (colon == end || text[colon] != ':' || at == 0)
-        return false;
-    /* host:80/path@x: digits up to the slash are a port. */
+    size_t i = 0;
+    if (end && text[0] == '[')
+        while (i < end && text[i] != ']')
+            i++;
+    while (i < end && text[i] != ':' && text[i] != '@' && text[i] != '/')
+        i++;
+    return i < end && text[i] == ':' ? i : end;
+}
+
+/*
+ * text follows "://" and ends where the URL may. Finds the password: up to the last @, since people
+ * forget to encode '/', '@' and '?' in it; without an @ up to the end, since the text may have been
+ * cut. Not what is a port: digits up to the end or a slash.
+ */
+static bool find_password(const unsigned char *text, size_t end, size_t *out_colon, size_t *out_end)
+{
+    const size_t colon = find_colon(text, end);
     size_t digits = colon + 1;
+    if (colon + 1 >= end)
+        return false;
     while (digits < end && mr_ascii_is_digit(text[digits]))
         digits++;
-    if (digits > colon + 1 && digits < end && strchr("/?#", text[digits]))
+    if (digits > colon + 1 && (digits == end || strchr("/?#", text[digits])))
         return false;
     *out_colon = colon;
-    *out_at = at;
+    *out_end = end;
+    for (size_t i = colon; i < end; i++)
+        if (text[i] == '@')
+            *out_end = i;
     return true;
 }
 
-const char *mr_mask(moor_span text, char *buf, size_t cap)
+/* In running text a URL ends at a blank or a quote. */
+static size_t url_end(const unsigned char *text, size_t len)
+{
+    size_t end = 0;
+    while (end < len && !strchr(" \t\r\n\"'<>", text[end]))
+        end++;
+    return end;
+}
+
+static const char *mask(moor_span text, bool is_url, char *buf, size_t cap)
 {
     const unsigned char *t = text.base;
     struct sink out = {buf, cap, 0};
     for (size_t i = 0; i < text.len;) {
+        const size_t left = text.len - i;
         size_t end;
         size_t colon;
-        const size_t word = find_word(t + i, text.len - i, &end);
+        const size_t word = find_word(t + i, left, &end);
         if (word) {
             for (size_t j = 0; j < word; j++)
                 put(&out, t[i + j]);
             put_stars(&out);
             i += end;
-        } else if (begins_with(t + i, text.len - i, "://") &&
-                   find_password(t + i + 3, text.len - i - 3, &colon, &end)) {
+        } else if (begins_with(t + i, left, "://") &&
+                   find_password(t + i + 3, is_url ? left - 3 : url_end(t + i + 3, left - 3),
+                                 &colon, &end)) {
             for (size_t j = 0; j < 3 + colon + 1; j++)
                 put(&out, t[i + j]);
             put_stars(&out);
@@ -117,7 +134,12 @@ const char *mr_mask(moor_span text, char *buf, size_t cap)
     return buf;
 }
 
+const char *mr_mask(moor_span text, char *buf, size_t cap)
+{
+    return mask(text, false, buf, cap);
+}
+
 const char *mr_url_masked(moor_span url, char *buf, size_t cap)
 {
-    return mr_mask(url, buf, cap);
+    return mask(url, true, buf, cap);
 }
