@@ -334,6 +334,15 @@ static unsigned pull(struct mr_epoll *ep, struct mr_sock *s)
 /* As many as there are buffers; the others would only starve again. */
 static void rearm_starved(struct mr_epoll *ep)
 {
+    if (mr_list_is_empty(&ep->starved))
+        return;
+    if (ep->refused) {
+        struct mr_buf *probe = mr_buf_take(ep->base.bufs);
+        if (!probe)
+            return;
+        mr_buf_untake(probe);
+        ep->refused = false;
+    }
     for (uint32_t n = mr_buf_pool_available(ep->base.bufs); n > 0; n--) {
         struct mr_list *l = mr_list_first(&ep->starved);
         if (!l)
@@ -549,7 +558,6 @@ static int ask_kernel(struct mr_epoll *ep, int64_t timeout_ns)
 static moor_err epoll_backend_wait(struct mr_io *io, int64_t timeout_ns)
 {
     struct mr_epoll *ep = epoll_of(io);
-    ep->refused = false;
     rearm_starved(ep);
     if (ep->event_next < ep->event_count)
         return MOOR_OK;

@@ -148,6 +148,20 @@ static void test_queues_overflow_and_nothing_is_lost(void **state)
             peers_write(c, "01234567", 8);
         io_until(f, all_have(c, 32 * round));
     }
+    /* Asked for again and again with nobody to take what came: receives end for want of room. */
+    for (int part = 0; part < 8; part++) {
+        peers_write(c, "89abcdef", 8);
+        assert_int_equal(mr_io_wait(f->io, 0), MOOR_OK);
+    }
+    for (int i = 0; i < c->count; i += 2)
+        mr_io_recv_stop(f->io, &c->clients[i].s);
+    io_until(f, SUM(c, ended) == MANY / 2);
+    for (int i = 0; i < c->count; i += 2) {
+        assert_int_equal(c->clients[i].ended_err, ECANCELED);
+        c->clients[i].ended = 0;
+        mr_io_recv_start(f->io, &c->clients[i].s);
+    }
+    io_until(f, all_have(c, 320 + 64));
     if (is_uring(f)) {
         assert_true(f->io->stats.overflows > 0);
         assert_true(f->io->stats.rearms > 0);
@@ -259,6 +273,37 @@ static void test_starvation_is_fair(void **state)
     io_fixture_close(f);
 }
 
+/* The last buffer is out and nobody waits yet: who starts now is the first to wait. */
+static void test_start_with_no_buffer_left(void **state)
+{
+    enum { BUFS = 4, CLIENTS = 6 };
+    struct io_fixture *f = open_small(state, BUFS, 0, 0);
+    struct crowd *c = crowd_open(f, CLIENTS);
+    for (int i = 0; i < BUFS; i++) {
+        c->clients[i].is_holding = true;
+        mr_io_recv_start(f->io, &c->clients[i].s);
+    }
+    io_turn(f, 0);
+    peers_write(c, "x", 1);
+    io_until(f, f->bufs.held == BUFS);
+    for (int i = BUFS; i < CLIENTS; i++) {
+        mr_io_recv_start(f->io, &c->clients[i].s);
+        io_turn(f, 1);
+        io_turn(f, 1);
+    }
+    assert_int_equal(SUM(c, received), BUFS);
+    assert_false(mr_io_is_ready(f->io));
+    c->clients[BUFS].is_holding = true;
+    io_client_drop_held(&c->clients[0]);
+    io_until(f, c->clients[BUFS].received);
+    io_turn(f, 1);
+    assert_int_equal(c->clients[BUFS + 1].received, 0);
+    io_client_drop_held(&c->clients[1]);
+    io_until(f, c->clients[BUFS + 1].received);
+    crowd_close(c);
+    io_fixture_close(f);
+}
+
 /* While starved a socket may be sent on, stopped, closed, and may lose its peer. */
 static void test_starved_sockets_still_live(void **state)
 {
@@ -300,6 +345,34 @@ static void test_starved_sockets_still_live(void **state)
     io_fixture_close(f);
 }
 
+/* The pool may grow but its heap is at its limit: nothing spins, and all goes on when there is
+ * room. */
+static void test_a_heap_at_its_limit(void **state)
+{
+    struct io_fixture *f = open_small(state, 64, 0, 0);
+    struct crowd *c = crowd_open(f, 40);
+    for (int i = 0; i < c->count; i++) {
+        c->clients[i].is_holding = true;
+        mr_io_recv_start(f->io, &c->clients[i].s);
+    }
+    io_turn(f, 0);
+    peers_write(c, "x", 1);
+    f->heap.limit = atomic_load(&f->heap.used);
+    int before = -1;
+    for (int i = 0; i < 100 && before != SUM(c, received); i++) {
+        before = SUM(c, received);
+        io_turn(f, 1);
+        io_turn(f, 1);
+    }
+    assert_true(before < c->count);
+    assert_int_equal(mr_io_wait(f->io, 0), MOOR_OK);
+    assert_false(mr_io_is_ready(f->io));
+    f->heap.limit = SIZE_MAX;
+    io_until(f, all_have(c, 1));
+    crowd_close(c);
+    io_fixture_close(f);
+}
+
 /* What is posted stays within its limit, and what was never needed was never made. */
 static void test_posted_bytes_are_bounded(void **state)
 {
@@ -332,7 +405,9 @@ int main(void)
         CASE(test_close_of_many_with_data_on_its_way),
         CASE(test_starved_receives_wait_and_go_on),
         CASE(test_starvation_is_fair),
+        CASE(test_start_with_no_buffer_left),
         CASE(test_starved_sockets_still_live),
+        CASE(test_a_heap_at_its_limit),
         CASE(test_posted_bytes_are_bounded),
     };
     return io_run(tests);

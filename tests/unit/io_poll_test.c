@@ -243,6 +243,34 @@ static void test_many_polls(void **state)
     }
 }
 
+static void test_a_poll_without_memory(void **state)
+{
+    struct io_fixture *f = *state;
+    int p[2];
+    assert_int_equal(pipe(p), 0);
+    struct watcher w = watcher(f);
+    long failed = 0;
+    for (long nth = 0; nth < 3; nth++) {
+        mr_heap_fault_at(nth);
+        uint64_t id = mr_io_poll(f->io, p[0], POLLIN, on_ready, &w);
+        mr_heap_fault_at(-1);
+        failed += id == 0;
+        mr_io_poll_cancel(f->io, id);
+        settle(f);
+    }
+    assert_true(failed > 0);
+    watch(&w, p[0], POLLIN);
+    assert_int_equal(write(p[1], "x", 1), 1);
+    io_until(f, w.fired);
+    /* Cancelled, and the backend is destroyed before the kernel says so. */
+    assert_int_equal(read(p[0], &(char){0}, 1), 1);
+    uint64_t id = watch(&w, p[0], POLLIN);
+    io_turn(f, 0);
+    mr_io_poll_cancel(f->io, id);
+    close(p[0]);
+    close(p[1]);
+}
+
 /* ---- wake and time ---- */
 
 static void *wake_later(void *io)
@@ -400,6 +428,7 @@ int main(void)
         IO_CASE(test_the_number_is_used_again),
         IO_CASE(test_what_cannot_be_polled),
         IO_CASE(test_many_polls),
+        IO_CASE(test_a_poll_without_memory),
         IO_CASE(test_a_wake_ends_the_wait),
         IO_CASE(test_timeouts),
         IO_CASE(test_an_idle_turn_of_no_time_costs_no_system_call),

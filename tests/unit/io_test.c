@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -471,6 +472,86 @@ static void test_detach_and_attach(void **state)
     close(listener);
 }
 
+static void detach_now(struct io_client *c)
+{
+    close(mr_io_detach(c->f->io, &c->s));
+}
+
+static struct io_client *other;
+static int order;
+
+/* What is queued to be submitted at the detach: only the stop, or a send before it, behind it. */
+static void stop_and_send(struct io_client *c)
+{
+    if (order == 1)
+        io_client_send(other, "a", 1);
+    stop_now(c);
+    if (order == 2)
+        io_client_send(other, "b", 1);
+}
+
+/* The FIN is fetched together with the data whose receiver asks for a stop: the end overtakes it.
+ */
+static void test_detach_in_recv_ended(void **state)
+{
+    struct io_fixture *f = *state;
+    int listener = io_listen(NULL);
+    struct io_client o;
+    io_client_init(&o, f);
+    other = &o;
+    int other_peer = io_client_connect(&o, listener);
+    for (order = 0; order < 3; order++) {
+        struct io_client c;
+        io_client_init(&c, f);
+        c.on_received = stop_and_send;
+        c.on_ended = detach_now;
+        int peer = io_client_connect(&c, listener);
+        mr_io_recv_start(f->io, &c.s);
+        io_turn(f, 0);
+        assert_int_equal(write(peer, "x", 1), 1);
+        close(peer);
+        io_until(f, c.ended && o.sent == order);
+        assert_int_equal(c.s.fd, -1);
+        io_turn(f, 0);
+    }
+    io_client_close(&o);
+    close(other_peer);
+    close(listener);
+}
+
+static void *discard_run(void *arg)
+{
+    size_t left = *(size_t *)((void **)arg)[1];
+    for (ssize_t n = 1; left > 0 && n > 0; left -= (size_t)n)
+        n = recv(*(int *)((void **)arg)[0], NULL, 8 << 20, MSG_TRUNC);
+    return NULL;
+}
+
+/* More than one submission takes: the rest follows by itself. */
+static void test_send_of_more_than_a_gibibyte(void **state)
+{
+    struct io_fixture *f = *state;
+    int listener = io_listen(NULL);
+    size_t len = (1u << 30) + 12345;
+    void *zeros = mmap(NULL, len, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_ptr_not_equal(zeros, MAP_FAILED);
+    struct io_client c;
+    io_client_init(&c, f);
+    int peer = io_client_connect(&c, listener);
+    void *args[] = {&peer, &len};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, discard_run, args), 0);
+    io_client_send(&c, zeros, len);
+    io_until(f, c.sent);
+    assert_int_equal(c.sent_err, 0);
+    assert_int_equal(c.taken, len);
+    pthread_join(thread, NULL);
+    io_client_close(&c);
+    munmap(zeros, len);
+    close(peer);
+    close(listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -491,6 +572,8 @@ int main(void)
         IO_CASE(test_close_in_received),
         IO_CASE(test_close_with_all_in_flight),
         IO_CASE(test_detach_and_attach),
+        IO_CASE(test_detach_in_recv_ended),
+        IO_CASE(test_send_of_more_than_a_gibibyte),
     };
     return io_run(tests);
 }
