@@ -110,11 +110,15 @@ static void prep_send(struct io_uring_sqe *sqe, const struct mr_sock *s)
         io_uring_prep_sendmsg(sqe, s->fd, m, flags);
         return;
     }
+    if (i == m->msg_iovlen) {
+        io_uring_prep_send(sqe, s->fd, NULL, 0, flags);
+        return;
+    }
     /* One piece, or what is left of one that was cut short: WAITALL makes that rare. */
-    const char *base = i < m->msg_iovlen ? m->msg_iov[i].iov_base : NULL;
-    size_t len = i < m->msg_iovlen ? m->msg_iov[i].iov_len - offset : 0;
-    io_uring_prep_send(sqe, s->fd, base + offset, len < SEND_PIECE_MAX ? len : SEND_PIECE_MAX,
-                       flags);
+    const struct iovec *piece = &m->msg_iov[i];
+    size_t len = piece->iov_len - offset;
+    io_uring_prep_send(sqe, s->fd, (const char *)piece->iov_base + offset,
+                       len < SEND_PIECE_MAX ? len : SEND_PIECE_MAX, flags);
 }
 
 static void submit_recv(struct mr_uring *u, struct mr_sock *s)

@@ -116,7 +116,7 @@ struct io_fixture *io_fixture_open(const char *backend, uint32_t count,
     if (mr_io_create(backend, &f->config, &f->io, why, sizeof why) == MOOR_OK) {
         assert_string_equal(why, "");
         assert_string_equal(f->io->ops->name, backend);
-        give_up_at = seconds() + 10;
+        give_up_at = seconds() + 60;
         return f;
     }
     print_message("%s: %s\n", backend, why);

@@ -56,7 +56,7 @@ int io_fixture_teardown(void **state);
 
 /* One wait and one dispatch. Returns how many events. */
 unsigned io_turn(struct io_fixture *f, int64_t timeout_ms);
-/* Turns until the condition holds; fails the test after 10 s. */
+/* Turns until the condition holds; fails the test after 60 s. */
 #define io_until(f, condition)                                                                     \
     do {                                                                                           \
         for (int turns_ = 0; !(condition); turns_++) {                                             \

@@ -573,7 +573,8 @@ int main(void)
         IO_CASE(test_close_with_all_in_flight),
         IO_CASE(test_detach_and_attach),
         IO_CASE(test_detach_in_recv_ended),
-        IO_CASE(test_send_of_more_than_a_gibibyte),
+        {"test_send_of_more_than_a_gibibyte on io_uring", test_send_of_more_than_a_gibibyte,
+         io_fixture_setup, io_fixture_teardown, (void *)"io_uring"},
     };
     return io_run(tests);
 }
