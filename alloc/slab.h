@@ -7,16 +7,23 @@
 #define MR_ALLOC_SLAB_H
 
 #include "alloc/heap.h"
+#include "base/message.h"
 
 #include <stdint.h>
 
-struct mr_shard;
+struct moor_shard;
 
 /* First member of every object a public handle can point to. Survives the object: mr_slab_give
  * leaves it alone (and unpoisoned), and mr_slab_take zeroes everything but it. */
 struct moor_slot_ {
-    _Atomic(uint64_t) generation; /* odd while in use by a handle, even while free */
-    struct mr_shard *shard;       /* owner; set once, when the slot is first taken */
+    _Atomic(uint64_t) generation; /* odd while in use by a handle, even while free             */
+    struct moor_shard *shard;     /* owner; set once, when the slot is first taken             */
+    /* Requests of other threads, see core/op.h. They live here, not in the object, because they
+     * may be on their way when the object ends. */
+    void (*asked)(struct moor_slot_ *slot, unsigned what);
+    struct mr_message message;
+    _Atomic(bool) is_posted;
+    _Atomic(uint64_t) asked_generation[2];
 };
 
 struct mr_slab {

@@ -115,6 +115,9 @@ enum mr_io_feature {
     MR_IO_FEATURES_ALL = 0xffffffffu
 };
 
+/* "no_iowait,reg_ring", "6.1", NULL = hide nothing. False: an unknown name. */
+bool mr_io_mask_parse(const char *mask, uint32_t *out_features);
+
 struct mr_io_config {
     struct mr_buf_pool *bufs;
     struct mr_heap *heap;

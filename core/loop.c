@@ -69,24 +69,33 @@ int64_t mr_loop_timeout(const struct mr_loop *l)
     return next > l->now_ns ? next - l->now_ns : 0;
 }
 
-moor_err mr_loop_turn(struct mr_loop *l, int64_t timeout_ns, unsigned budget)
+int64_t mr_loop_prepare(struct mr_loop *l, int64_t timeout_ns)
 {
     l->turns++;
     mr_wheel_expire(&l->wheel, l->now_ns);
     run_list(&l->deferred);
     run_list(&l->flushes);
 
-    if (!mr_list_is_empty(&l->deferred) || !mr_list_is_empty(&l->flushes)) {
-        timeout_ns = 0;
-    } else if (timeout_ns > 0) {
-        int64_t next = mr_wheel_next(&l->wheel);
-        if (next != MR_NEVER && next - l->now_ns < timeout_ns)
-            timeout_ns = next > l->now_ns ? next - l->now_ns : 0;
-    }
+    if (!mr_list_is_empty(&l->deferred) || !mr_list_is_empty(&l->flushes))
+        return 0;
+    int64_t next = mr_wheel_next(&l->wheel);
+    if (next == MR_NEVER || next - l->now_ns >= timeout_ns)
+        return timeout_ns;
+    return next > l->now_ns ? next - l->now_ns : 0;
+}
+
+moor_err mr_loop_finish(struct mr_loop *l, int64_t timeout_ns, unsigned budget)
+{
     moor_err e = mr_io_wait(l->io, timeout_ns);
     l->now_ns = mr_clock_now(l->clock);
     mr_io_dispatch(l->io, budget);
     return e;
+}
+
+moor_err mr_loop_turn(struct mr_loop *l, int64_t timeout_ns, unsigned budget)
+{
+    timeout_ns = mr_loop_prepare(l, timeout_ns);
+    return mr_loop_finish(l, timeout_ns, budget);
 }
 
 uint64_t mr_loop_random(struct mr_loop *l)

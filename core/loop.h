@@ -53,7 +53,12 @@ static inline void mr_loop_untimer(struct mr_loop *l, struct mr_timer *t)
 
 /* Nanoseconds until the loop has something to do by itself: 0 = now, MR_NEVER = not unless events come. */
 int64_t mr_loop_timeout(const struct mr_loop *l);
-/* One turn: timers and deferred work, one wait of at most timeout_ns, the events it brings. */
+/* First half of a turn: timers and deferred work. Returns how long the second half may sleep, at most
+ * timeout_ns. */
+int64_t mr_loop_prepare(struct mr_loop *l, int64_t timeout_ns);
+/* Second half: one wait, one look at the clock, the events there are. */
+moor_err mr_loop_finish(struct mr_loop *l, int64_t timeout_ns, unsigned budget);
+/* Both. */
 moor_err mr_loop_turn(struct mr_loop *l, int64_t timeout_ns, unsigned budget);
 
 /* Pseudo-random bits for jitter and rotation; not for secrets. */

@@ -25,7 +25,7 @@ static void push_and_take(struct mr_bench *b)
     while (mr_bench_next(b, BATCH)) {
         for (size_t i = 0; i < BATCH; i += group) {
             for (size_t j = 0; j < group; j++)
-                mr_inbox_push(&inbox, &messages[i + j]);
+                (void)!mr_inbox_push(&inbox, &messages[i + j]);
             lost += group - drain(&inbox);
         }
     }

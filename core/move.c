@@ -1,0 +1,300 @@
+/*
+ * Conns that change shards, as one message there and one back. The asker's slot is made before it asks,
+ * so that an answer always has a place to go.
+ * Each function runs on the shard its berth belongs to.
+ */
+#include "core/move.h"
+
+#include "core/pool.h"
+
+#include <string.h>
+
+/* Others' waiters go first only if they are older by this: a hop costs both shards a wake. */
+#define DONATE_LEAD_NS MR_NS_PER_MS
+
+static void asked(struct mr_message *m);
+static void answered(struct mr_message *m);
+static void given(struct mr_message *m);
+static void acknowledged(struct mr_message *m);
+
+static struct mr_move *move_of(struct mr_message *m)
+{
+    return MR_CONTAINER_OF(m, struct mr_move, message);
+}
+
+static struct mr_heap *heap_of(struct mr_berth *b)
+{
+    return &b->shard->runtime->heap;
+}
+
+static void free_move(struct mr_berth *b, struct mr_move *m)
+{
+    mr_heap_free(heap_of(b), m, sizeof *m);
+}
+
+/* ---- asking: on `to` ---- */
+
+static struct mr_berth *somebody_with_idle(struct mr_berth *b, uint32_t keep)
+{
+    const uint32_t count =
+        atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t at = (b->next_other + i) % count;
+        struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[at], memory_order_acquire);
+        if (o && o != b && atomic_load(&o->idle_seen) > keep) {
+            b->next_other = at + 1;
+            return o;
+        }
+    }
+    return NULL;
+}
+
+bool mr_move_ask(struct mr_berth *b, bool is_needed)
+{
+    const uint32_t keep = is_needed ? 0 : b->upstream->pool->options.steal_keep;
+    struct mr_berth *from = somebody_with_idle(b, keep);
+    if (!from || b->moving_in >= MR_MOVES_MAX)
+        return false;
+    struct mr_move *m = mr_heap_zalloc(heap_of(b), sizeof *m);
+    struct mr_conn *c = m ? mr_conn_create(b->shard, b, b->upstream->pool->protocol) : NULL;
+    if (!c) {
+        mr_heap_free(heap_of(b), m, sizeof *m);
+        return false;
+    }
+    m->message.run = asked;
+    m->from = from;
+    m->to = b;
+    m->conn = c;
+    m->fd = -1;
+    m->is_needed = is_needed;
+    if (!mr_shard_post(from->shard, &m->message)) {
+        mr_conn_destroy(c);
+        free_move(b, m);
+        return false;
+    }
+    mr_pool_hold(b->local);
+    mr_list_push_back(&b->busy, &c->link);
+    mr_list_push_back(&b->moves, &m->link);
+    m->asked_ns = mr_shard_now(b->shard);
+    b->asking++;
+    b->moving_in++;
+    mr_loop_timer(&b->shard->mine.loop, &b->retry, m->asked_ns + MR_MOVE_PATIENCE_NS);
+    return true;
+}
+
+void mr_move_note_late(struct mr_berth *b)
+{
+    for (struct mr_list *l = b->moves.next; l != &b->moves; l = l->next) {
+        struct mr_move *m = MR_CONTAINER_OF(l, struct mr_move, link);
+        if (m->is_late || mr_shard_now(b->shard) - m->asked_ns < MR_MOVE_PATIENCE_NS)
+            continue;
+        m->is_late = true;
+        b->asking--;
+    }
+}
+
+/* ---- answering: on `from` ---- */
+
+static void reply(struct mr_move *m)
+{
+    m->leaving = NULL;
+    m->message.run = answered;
+    const bool is_there = mr_shard_post(m->to->shard, &m->message);
+    MR_ASSERT(is_there && "a shard with a question under way does not leave");
+}
+
+static void asked(struct mr_message *message)
+{
+    struct mr_move *m = move_of(message);
+    struct mr_berth *b = m->from;
+    const uint32_t keep = m->is_needed ? 0 : b->upstream->pool->options.steal_keep;
+    struct mr_conn *c =
+        b->idle_count > keep && !b->waiter_count ? mr_berth_take_idle(b, true) : NULL;
+    if (!c) {
+        reply(m);
+        return;
+    }
+    mr_conn_move_to(c, MR_CONN_MOVING);
+    m->leaving = c;
+    c->claim = m;
+    if (c->sock.is_receiving)
+        mr_io_recv_stop(b->shard->mine.loop.io, &c->sock);
+    else
+        mr_berth_unhook(c);
+}
+
+/* Everything the conn is goes into the message; the slot ends here. */
+static void pack(struct mr_move *m, struct mr_conn *c)
+{
+    m->fd = mr_io_detach(c->slot.shard->mine.loop.io, &c->sock);
+    m->born_ns = c->born_ns;
+    m->expires_ns = c->expires_ns;
+    m->uses = c->uses;
+    m->top = c->top;
+    m->bottom = c->bottom;
+    c->top = c->bottom = NULL;
+}
+
+void mr_berth_unhook(struct mr_conn *c)
+{
+    struct mr_move *m = c->claim;
+    struct mr_berth *b = c->berth;
+    c->claim = NULL;
+    pack(m, c);
+    MR_STAT_ADD(b->local, conns_open, -1);
+    mr_conn_destroy(c);
+    if (m->is_donation) {
+        m->leaving = NULL;
+        m->message.run = given;
+        if (!mr_shard_post(m->to->shard, &m->message))
+            given(&m->message);
+        return; /* `live` is counted until the acknowledgement */
+    }
+    reply(m);
+    mr_pool_unhold(b->local);
+}
+
+void mr_move_failed(struct mr_conn *c)
+{
+    struct mr_move *m = c->claim;
+    c->claim = NULL;
+    if (m->is_donation) {
+        atomic_fetch_sub(&m->to->donated, 1);
+        mr_berth_kick(m->to);
+        free_move(m->from, m);
+    } else {
+        reply(m);
+    }
+}
+
+/* ---- arriving: on `to` ---- */
+
+static void unpack(struct mr_move *m, struct mr_conn *c)
+{
+    struct mr_berth *b = c->berth;
+    c->born_ns = m->born_ns;
+    c->expires_ns = m->expires_ns;
+    c->uses = m->uses;
+    c->top = m->top;
+    c->bottom = m->bottom;
+    c->is_ready = c->is_settled = true;
+    if (c->expires_ns < b->expires_min_ns)
+        b->expires_min_ns = c->expires_ns;
+    MR_STAT_ADD(b->local, conns_open, 1);
+    MR_STAT_ADD(b->local, conns_moved, 1);
+    mr_conn_arrived(c, m->fd);
+}
+
+static void answered(struct mr_message *message)
+{
+    struct mr_move *m = move_of(message);
+    struct mr_berth *b = m->to;
+    struct mr_conn *c = m->conn;
+    mr_list_remove(&m->link);
+    b->moving_in--;
+    if (!m->is_late)
+        b->asking--;
+    if (m->fd >= 0) {
+        unpack(m, c);
+    } else {
+        mr_conn_destroy(c);
+        mr_pool_unhold(b->local);
+        mr_berth_feed_later(b);
+    }
+    free_move(b, m);
+}
+
+/* ---- giving ---- */
+
+bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
+{
+    const uint32_t count =
+        atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed);
+    if (count == 1)
+        return false;
+    struct mr_list *first = mr_list_first(&b->waiters);
+    int64_t oldest = first ? MR_CONTAINER_OF(first, struct mr_claim, link)->asked_ns - DONATE_LEAD_NS
+                           : MR_NEVER;
+    struct mr_berth *to = NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[i], memory_order_acquire);
+        if (!o || o == b)
+            continue;
+        const int64_t since = atomic_load_explicit(&o->waiting_since, memory_order_relaxed);
+        if (since < oldest && atomic_load_explicit(&o->waiters_seen, memory_order_relaxed) >
+                                  atomic_load_explicit(&o->donated, memory_order_relaxed)) {
+            oldest = since;
+            to = o;
+        }
+    }
+    struct mr_move *m = to ? mr_heap_zalloc(heap_of(b), sizeof *m) : NULL;
+    if (!m)
+        return false;
+    struct mr_conn *taken = mr_berth_take_idle(b, false);
+    MR_ASSERT(taken == c);
+    atomic_fetch_add(&to->donated, 1);
+    m->from = b;
+    m->to = to;
+    m->leaving = c;
+    m->is_donation = true;
+    c->claim = m;
+    mr_conn_move_to(c, MR_CONN_MOVING);
+    if (c->sock.is_receiving)
+        mr_io_recv_stop(b->shard->mine.loop.io, &c->sock);
+    else
+        mr_berth_unhook(c);
+    return true;
+}
+
+static void spare_closed(struct mr_sock *s)
+{
+    struct mr_move *m = MR_CONTAINER_OF(s, struct mr_move, spare);
+    acknowledged(&m->message);
+}
+
+static const struct mr_sock_events spare_events = {.closed = spare_closed};
+
+/* On `to`; on `from` if nobody drives `to` any more or it has no memory: then the conn ends here. */
+static void given(struct mr_message *message)
+{
+    struct mr_move *m = move_of(message);
+    struct mr_berth *b = m->to;
+    const bool is_here = moor_shard_self() == b->shard;
+    struct mr_conn *c =
+        is_here ? mr_conn_create(b->shard, b, b->upstream->pool->protocol) : NULL;
+    if (c) {
+        atomic_fetch_sub(&b->donated, 1);
+        mr_pool_hold(b->local);
+        mr_list_push_back(&b->busy, &c->link);
+        unpack(m, c);
+        m->fd = -1;
+    }
+    m->message.run = acknowledged;
+    if (!is_here) {
+        atomic_fetch_sub(&b->donated, 1);
+        acknowledged(&m->message);
+    } else {
+        if (!c)
+            atomic_fetch_sub(&b->donated, 1);
+        const bool is_there = mr_shard_post(m->from->shard, &m->message);
+        MR_ASSERT(is_there && "a shard waiting for an acknowledgement does not leave");
+    }
+}
+
+/* On `from`, again. A descriptor that comes back found no memory over there. */
+static void acknowledged(struct mr_message *message)
+{
+    struct mr_move *m = move_of(message);
+    struct mr_berth *b = m->from;
+    if (m->fd >= 0) {
+        struct mr_io *io = b->shard->mine.loop.io;
+        m->spare = (struct mr_sock){.events = &spare_events, .fd = -1};
+        mr_io_attach(io, &m->spare, m->fd);
+        m->fd = -1;
+        mr_pool_conn_left(b->upstream);
+        mr_io_close(io, &m->spare);
+        return;
+    }
+    free_move(b, m);
+    mr_pool_unhold(b->local);
+}

@@ -1,0 +1,154 @@
+/*
+ * A pool: its policy, its upstreams, and what it has on each shard.
+ * The pool and its upstreams: any thread, under `lock` where it says so. mr_pool_shard: that shard.
+ */
+#ifndef MR_CORE_POOL_H
+#define MR_CORE_POOL_H
+
+#include "base/histogram.h"
+#include "base/lock.h"
+#include "core/berth.h"
+#include "core/runtime.h"
+#include "core/shard.h"
+#include "policy/gate.h"
+
+#include <mooring/stats.h>
+
+#include <sys/un.h>
+
+enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
+
+/* Where conns go: one host and port, or a socket's path. */
+struct mr_upstream {
+    struct moor_pool *pool;
+    struct mr_upstream *next;           /* the pool's list; only ever grows                     */
+    char *host;                         /* name or literal; NULL for a Unix socket              */
+    char *path;                         /* of a Unix socket, else NULL                          */
+    uint16_t port;
+    struct mr_gate gate;                /* under the pool's lock                                */
+    _Atomic(int) family;                /* of the last winner, AF_UNSPEC: a hint                */
+    _Atomic(uint32_t) home;             /* index + 1 of the shard that keeps min idle; 0 = none */
+    _Atomic(uint32_t) idle_total;       /* over all shards                                      */
+    _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release       */
+};
+
+/* Something of a pool that is under way on a shard and can be told to end. */
+struct mr_pool_op {
+    struct mr_list link;
+    void (*abort)(struct mr_pool_op *op); /* ends it, with its callback, later or now            */
+};
+
+struct mr_pool_shard {
+    struct moor_pool *pool;
+    struct moor_shard *shard;
+    struct mr_list link;                /* shard->mine.locals                                   */
+    struct mr_list berths;
+    struct mr_list ops;                 /* mr_pool_op                                           */
+    uint32_t live;                      /* conns, ops, loans, moves: 0 = this shard is done     */
+    bool is_draining, is_reported;
+    bool is_leaving;                    /* its thread gives the shard up                        */
+    struct mr_message drain;
+    _Atomic(bool) is_drain_posted;
+    struct mr_timer deadline;
+    struct mr_deferred report;
+#define X(name, text) _Atomic(uint64_t) name; /* one writer, relaxed */
+    struct { MOOR_STATS(X) } stats;
+#undef X
+    struct mr_histogram histograms[MOOR_HISTOGRAM_COUNT_];
+};
+
+struct moor_pool {
+    struct moor_runtime *runtime;
+    struct mr_list link;                /* runtime->pools, under its lock                       */
+    moor_pool_options options;          /* strings are the pool's own                           */
+    char *name;
+    const struct mr_protocol *protocol;
+    void *wiring;                       /* the floor above's; freed by unwire                   */
+    void (*unwire)(struct moor_pool *p);
+    struct mr_sock_options sock_options;
+    struct mr_lock lock;                /* gates, list of upstreams, locals being made, state    */
+    _Atomic(struct mr_upstream *) upstreams;
+    struct mr_upstream *upstream;       /* the one it was opened for; NULL = any                */
+    uint32_t upstream_count;
+    _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
+    _Atomic(uint32_t) state;            /* enum mr_pool_state                                   */
+    _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open            */
+    _Atomic(uint32_t) drained_word;     /* futex: 1 = nothing is left                           */
+    int64_t drain_deadline_ns;          /* under lock                                           */
+    void (*on_drained)(void *user);
+    void *on_drained_user;
+    struct mr_message finish;           /* on_drained on a shard where no shard used the pool   */
+};
+
+#define MR_STAT_ADD(local, name, n)                                                                \
+    atomic_store_explicit(                                                                         \
+        &(local)->stats.name,                                                                      \
+        atomic_load_explicit(&(local)->stats.name, memory_order_relaxed) + (uint64_t)(n),          \
+        memory_order_relaxed)
+
+struct mr_pool_spec {
+    const char *name;                      /* for logs; NULL = made of the upstream             */
+    const struct mr_protocol *protocol;
+    moor_pool_options options;             /* overlaid and checked                              */
+    void *wiring;
+    void (*unwire)(struct moor_pool *p);
+};
+
+/* Opens a pool without upstreams. On failure wiring stays the caller's. */
+MOOR_NODISCARD moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
+                                       struct moor_pool **out_pool);
+/* Finds or adds one; `path` for a Unix socket, else host and port. EBUSY: origins_max. Any thread. */
+MOOR_NODISCARD moor_err mr_pool_upstream(struct moor_pool *p, moor_span host, uint16_t port,
+                                         const char *path, struct mr_upstream **out_upstream);
+/* What the pool has on this shard, made at first use. NULL: draining or out of memory. Owner thread. */
+struct mr_pool_shard *mr_pool_local(struct moor_pool *p, struct moor_shard *s);
+
+/* The gate, under its lock. enter also asks the runtime's cap; is_ours as in mr_gate_failed. */
+enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns);
+void mr_pool_gate_dialed(struct mr_upstream *u);
+void mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
+                         int64_t now_ns, uint64_t random);
+void mr_pool_conn_left(struct mr_upstream *u);
+/* No conn is there and none is tried before retry_at: the last dial's fault says why. */
+bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
+/* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */
+bool mr_pool_is_home(struct mr_upstream *u, const struct moor_shard *s);
+void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault);
+/* Fills counts and the last connect error. */
+void mr_pool_why(struct mr_upstream *u, moor_why *out);
+
+/* Something live began or ended here. */
+static inline void mr_pool_hold(struct mr_pool_shard *local)
+{
+    local->live++;
+}
+void mr_pool_unhold(struct mr_pool_shard *local);
+
+/* Ops hear abort() when a drain's deadline has passed. */
+void mr_pool_op_begin(struct mr_pool_shard *local, struct mr_pool_op *op);
+void mr_pool_op_end(struct mr_pool_shard *local, struct mr_pool_op *op);
+
+static inline bool mr_pool_is_open(struct moor_pool *p)
+{
+    return atomic_load_explicit(&p->state, memory_order_acquire) == MR_POOL_OPEN;
+}
+
+/* Its timers and deferred work off. */
+void mr_pool_quiet(struct mr_pool_shard *local);
+
+/* New claims may begin and conns may idle here. */
+static inline bool mr_pool_takes_work(struct mr_pool_shard *local)
+{
+    return !local->is_leaving && mr_pool_is_open(local->pool);
+}
+/* The shard's thread gives it up: operations end with ECANCELED, conns close. */
+void mr_pool_leave(struct mr_pool_shard *local);
+/* Nothing but loans is left here. */
+bool mr_pool_is_quiet(struct mr_pool_shard *local);
+
+/* Drain and wait until nothing is left; a second use may follow a MOOR_EBUSY. */
+MOOR_NODISCARD moor_err mr_pool_wait_drained(struct moor_pool *p, int64_t deadline_ns);
+/* Frees a drained pool. */
+void mr_pool_free(struct moor_pool *p);
+
+#endif

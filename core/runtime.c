@@ -1,0 +1,514 @@
+/*
+ * The runtime: makes shards and their threads, hands out shards to work from, ends everything.
+ * Any thread; lists and shard slots under the runtime's lock.
+ */
+#include "core/runtime.h"
+
+#include "base/futex.h"
+#include "core/keep.h"
+#include "core/pool.h"
+#include "core/resolver.h"
+#include "core/shard.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* What thread_words says. */
+enum { WORD_STARTING, WORD_RUNNING, WORD_FAILED };
+
+static moor_err start_threads(struct moor_runtime *r);
+static void stop_threads(struct moor_runtime *r);
+static void free_runtime(struct moor_runtime *r);
+
+/* ---- creation ---- */
+
+static moor_err make_fork_page(struct moor_runtime *r)
+{
+    const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    unsigned char *page =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MR_FAIL_IF(page == MAP_FAILED, MOOR_ENOMEM);
+    *page = 1;
+    madvise(page, size, MADV_WIPEONFORK);
+    r->fork_page = page;
+    return MOOR_OK;
+}
+
+static moor_err make_resolver(struct moor_runtime *r)
+{
+    if (r->hooks.resolver) {
+        r->resolver = r->hooks.resolver;
+        return MOOR_OK;
+    }
+    const moor_runtime_options *o = &r->options;
+    struct mr_resolver_config c;
+    mr_resolver_config_init(&c);
+    c.servers = o->dns_servers;
+    c.hosts_path = o->hosts_file;
+    c.resolv_path = o->resolv_conf;
+    c.timeout_ms = o->dns_timeout_ms;
+    c.negative_ttl_ms = o->dns_negative_ttl_ms;
+    c.names_max = o->dns_cache_max;
+    return mr_resolver_create(&c, &r->heap, &r->resolver);
+}
+
+moor_err mr_runtime_create(const moor_runtime_options *o, const struct mr_runtime_hooks *hooks,
+                           struct moor_runtime **out_runtime)
+{
+    struct mr_heap heap;
+    MR_TRY(mr_heap_init(&heap, SIZE_MAX, true));
+    struct moor_runtime *r = mr_heap_zalloc(&heap, sizeof *r);
+    if (!r) {
+        mr_heap_fini(&heap);
+        return MOOR_ENOMEM;
+    }
+    r->heap = heap;
+    r->options = *o;
+    if (hooks)
+        r->hooks = *hooks;
+    r->clock = r->hooks.clock ? r->hooks.clock : &mr_clock_system;
+    mr_lock_init(&r->lock);
+    mr_lock_init(&r->gone_lock);
+    mr_list_init(&r->pools);
+    mr_log_init(&r->log, r->options.log_level, r->options.on_log, r->options.log_user, r->clock);
+    moor_err e = mr_options_keep(MR_OPTION_RUNTIME, &r->options, &r->heap);
+    if (!e)
+        e = make_fork_page(r);
+    if (!e)
+        e = make_resolver(r);
+    if (!e)
+        e = start_threads(r);
+    if (e) {
+        stop_threads(r);
+        free_runtime(r);
+        return e;
+    }
+    *out_runtime = r;
+    return MOOR_OK;
+}
+
+static void warn(void *user, const char *text)
+{
+    mr_log(user, MOOR_LOG_WARN, "options.unknown", "%s", text);
+}
+
+static moor_err take_options(const moor_runtime_options *given, moor_runtime_options *out)
+{
+    struct mr_log log;
+    mr_log_init(&log, MOOR_LOG_WARN, given ? given->on_log : NULL, given ? given->log_user : NULL,
+                &mr_clock_system);
+    struct mr_options_report report = {.warn = warn, .user = &log};
+    const moor_err e =
+        mr_runtime_options_resolve(given, mr_options_environment(), &report, out);
+    if (e)
+        mr_log(&log, MOOR_LOG_ERROR, "options", "%s", report.fault);
+    mr_log_fini(&log);
+    return e;
+}
+
+moor_err moor_runtime_create(const moor_runtime_options *options, moor_runtime **out_runtime)
+{
+    MR_FAIL_IF(!out_runtime, MOOR_EINVAL);
+    moor_runtime_options o;
+    MR_TRY(take_options(options, &o));
+    return mr_runtime_create(&o, NULL, out_runtime);
+}
+
+/* ---- shards and their threads ---- */
+
+static struct moor_shard *make_shard(struct moor_runtime *r, uint32_t index, bool is_adopted)
+{
+    struct moor_shard *s = mr_heap_zalloc(&r->heap, sizeof *s);
+    if (!s)
+        return NULL;
+    s->runtime = r;
+    s->index = index;
+    s->is_adopted = is_adopted;
+    mr_list_init(&s->mine.locals);
+    atomic_store(&s->shared.state, MR_SHARD_STARTING);
+    return s;
+}
+
+static void note_backend(struct moor_runtime *r, struct moor_shard *s, const char *why)
+{
+    mr_lock_lock(&r->lock);
+    const bool is_first = !r->backend[0];
+    if (is_first) {
+        snprintf(r->backend, sizeof r->backend, "%s", s->mine.loop.io->ops->name);
+        snprintf(r->backend_reason, sizeof r->backend_reason, "%s", why);
+    }
+    mr_lock_unlock(&r->lock);
+    if (is_first && why[0])
+        mr_log(&r->log, MOOR_LOG_WARN, "runtime.backend", "using %s: io_uring refused: %s",
+               r->backend, why);
+}
+
+static moor_err open_shard(struct moor_shard *s, bool is_embedded)
+{
+    char why[160] = "";
+    const moor_err e = mr_shard_open(s, is_embedded, why, sizeof why);
+    if (e)
+        mr_log(&s->runtime->log, MOOR_LOG_ERROR, "runtime.shard", "no I/O backend for a shard: %s",
+               why[0] ? why : moor_err_text(e));
+    else
+        note_backend(s->runtime, s, why);
+    return e;
+}
+
+static void pin(uint32_t index)
+{
+    cpu_set_t allowed, one;
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        return;
+    const uint32_t count = (uint32_t)CPU_COUNT(&allowed);
+    uint32_t skip = count ? index % count : 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed) || skip-- > 0)
+            continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        sched_setaffinity(0, sizeof one, &one);
+        return;
+    }
+}
+
+static void announce(struct moor_runtime *r, uint32_t index, uint32_t word)
+{
+    atomic_store(&r->thread_words[index], word);
+    mr_futex_wake(&r->thread_words[index], 1);
+}
+
+static void *run_shard(void *arg)
+{
+    struct moor_shard *s = arg;
+    struct moor_runtime *r = s->runtime;
+    if (r->options.shard_pin)
+        pin(s->index);
+    mr_shard_enter(s);
+    const moor_err e = open_shard(s, false);
+    if (e) {
+        announce(r, s->index, WORD_FAILED + (uint32_t)e);
+        return NULL;
+    }
+    announce(r, s->index, WORD_RUNNING);
+    while (!s->mine.is_over || !mr_inbox_is_empty(&s->shared.inbox))
+        if (mr_shard_turn(s, MR_NEVER, 0))
+            break;
+    mr_inbox_close(&s->shared.inbox);
+    atomic_store_explicit(&s->shared.state, MR_SHARD_GONE, memory_order_release);
+    mr_shard_shut(s);
+    mr_shard_enter(NULL);
+    return NULL;
+}
+
+static moor_err start_thread(struct moor_runtime *r, uint32_t i)
+{
+    struct moor_shard *s = make_shard(r, i, false);
+    MR_FAIL_IF(!s, MOOR_ENOMEM);
+    s->spin_ns = r->options.spin_us * MR_NS_PER_US;
+    atomic_store(&r->shards[i], s);
+    /* Shard threads take no signals: they are the application's business. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&r->threads[i], NULL, run_shard, s);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed) {
+        atomic_store(&r->shards[i], NULL);
+        mr_shard_free(s);
+        return MOOR_ENOMEM;
+    }
+    char name[16];
+    snprintf(name, sizeof name, "mooring/%u", i);
+    pthread_setname_np(r->threads[i], name);
+    r->thread_count = i + 1;
+    atomic_store(&r->shard_count, i + 1);
+    return MOOR_OK;
+}
+
+static uint32_t allowed_cpus(void)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed))
+        return 1;
+    const int count = CPU_COUNT(&allowed);
+    return count < 1 ? 1 : count > MR_SHARDS_MAX ? MR_SHARDS_MAX : (uint32_t)count;
+}
+
+static moor_err start_threads(struct moor_runtime *r)
+{
+    const uint32_t count =
+        r->options.shards == MOOR_SHARDS_AUTO ? allowed_cpus() : r->options.shards;
+    moor_err e = MOOR_OK;
+    for (uint32_t i = 0; i < count && !e; i++)
+        e = start_thread(r, i);
+    for (uint32_t i = 0; i < r->thread_count; i++) {
+        uint32_t word;
+        while ((word = atomic_load(&r->thread_words[i])) == WORD_STARTING)
+            (void)!mr_futex_wait(&r->thread_words[i], WORD_STARTING, MR_NEVER);
+        if (word != WORD_RUNNING && !e)
+            e = (moor_err)(word - WORD_FAILED);
+    }
+    return e;
+}
+
+struct stop {
+    struct mr_message message;
+    struct moor_shard *shard;
+};
+
+static void run_stop(struct mr_message *m)
+{
+    MR_CONTAINER_OF(m, struct stop, message)->shard->mine.is_over = true;
+}
+
+static void stop_threads(struct moor_runtime *r)
+{
+    for (uint32_t i = 0; i < r->thread_count; i++) {
+        struct moor_shard *s = atomic_load(&r->shards[i]);
+        struct stop stop = {.message.run = run_stop, .shard = s};
+        if (atomic_load(&r->thread_words[i]) == WORD_RUNNING) {
+            const bool is_posted = mr_shard_post(s, &stop.message);
+            MR_ASSERT(is_posted && "a running thread's inbox is open");
+        }
+        pthread_join(r->threads[i], NULL);
+    }
+    r->thread_count = 0;
+}
+
+/* ---- the end ---- */
+
+static void free_runtime(struct moor_runtime *r)
+{
+    for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
+        struct moor_shard *s = atomic_load(&r->shards[i]);
+        if (s)
+            mr_shard_free(s);
+    }
+    mr_resolver_destroy(r->resolver);
+    if (r->fork_page)
+        munmap((void *)(uintptr_t)r->fork_page, (size_t)sysconf(_SC_PAGESIZE));
+    mr_options_drop(MR_OPTION_RUNTIME, &r->options, &r->heap);
+    mr_log_fini(&r->log);
+    mr_lock_fini(&r->lock);
+    mr_lock_fini(&r->gone_lock);
+    struct mr_heap heap = r->heap;
+    mr_heap_free(&heap, r, sizeof *r);
+    mr_heap_fini(&heap);
+}
+
+static struct moor_pool *first_pool(struct moor_runtime *r)
+{
+    mr_lock_lock(&r->lock);
+    struct mr_list *l = mr_list_first(&r->pools);
+    mr_lock_unlock(&r->lock);
+    return l ? MR_CONTAINER_OF(l, struct moor_pool, link) : NULL;
+}
+
+/* After the deadline everything is cancelled; that takes a few turns more. */
+static int64_t grace(int64_t deadline)
+{
+    return deadline == MR_NEVER ? MR_NEVER : deadline + MR_NS_PER_SEC;
+}
+
+static bool has_adopted(struct moor_runtime *r)
+{
+    for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
+        struct moor_shard *s = atomic_load(&r->shards[i]);
+        if (s && s->is_adopted && !mr_shard_is_gone(s))
+            return true;
+    }
+    return false;
+}
+
+moor_err moor_runtime_destroy(moor_runtime *r, moor_ms timeout_ms)
+{
+    if (!r)
+        return MOOR_OK;
+    MR_FAIL_IF(mr_runtime_is_forked(r), MOOR_EFORKED);
+    MR_FAIL_IF(moor_shard_self() || has_adopted(r), MOOR_EWRONGTHREAD);
+    const int64_t deadline = mr_deadline(mr_clock_now(r->clock), timeout_ms);
+    mr_lock_lock(&r->lock);
+    for (struct mr_list *l = r->pools.next; l != &r->pools; l = l->next) {
+        struct moor_pool *p = MR_CONTAINER_OF(l, struct moor_pool, link);
+        mr_lock_unlock(&r->lock);
+        moor_pool_drain(p, timeout_ms, NULL, NULL);
+        mr_lock_lock(&r->lock);
+    }
+    mr_lock_unlock(&r->lock);
+    for (struct moor_pool *p; (p = first_pool(r));) {
+        MR_TRY(mr_pool_wait_drained(p, grace(deadline)));
+        mr_pool_free(p);
+    }
+    stop_threads(r);
+    free_runtime(r);
+    return MOOR_OK;
+}
+
+/* ---- adopted shards ---- */
+
+static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard **out_shard)
+{
+    struct moor_shard *s = NULL;
+    mr_lock_lock(&r->lock);
+    const uint32_t count = atomic_load(&r->shard_count);
+    for (uint32_t i = 0; i < count && !s; i++) {
+        struct moor_shard *old = atomic_load(&r->shards[i]);
+        if (old->is_adopted && mr_shard_is_gone(old))
+            s = old;
+    }
+    if (s)
+        atomic_store(&s->shared.state, MR_SHARD_STARTING);
+    const uint32_t index = s ? s->index : count;
+    mr_lock_unlock(&r->lock);
+    MR_FAIL_IF(index >= MR_SHARDS_MAX, MOOR_EBUSY);
+    if (!s) {
+        s = make_shard(r, index, true);
+        MR_FAIL_IF(!s, MOOR_ENOMEM);
+        mr_lock_lock(&r->lock);
+        const uint32_t at = atomic_load(&r->shard_count);
+        if (at < MR_SHARDS_MAX) {
+            s->index = at;
+            atomic_store(&r->shards[at], s);
+            atomic_store(&r->shard_count, at + 1);
+        }
+        mr_lock_unlock(&r->lock);
+        if (at >= MR_SHARDS_MAX) {
+            mr_shard_free(s);
+            return MOOR_EBUSY;
+        }
+    }
+    const moor_err e = open_shard(s, is_bound);
+    if (e) {
+        atomic_store(&s->shared.state, MR_SHARD_GONE);
+        return e;
+    }
+    *out_shard = s;
+    return MOOR_OK;
+}
+
+moor_err mr_runtime_add_shard(struct moor_runtime *r, struct moor_shard **out_shard)
+{
+    return adopt(r, false, out_shard);
+}
+
+moor_err moor_shard_adopt(moor_runtime *r, moor_shard **out_shard)
+{
+    MR_FAIL_IF(!r || !out_shard, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(r), MOOR_EFORKED);
+    MR_FAIL_IF(moor_shard_self(), MOOR_EBUSY);
+    MR_TRY(adopt(r, true, out_shard));
+    mr_shard_enter(*out_shard);
+    return MOOR_OK;
+}
+
+int moor_shard_fd(const moor_shard *s)
+{
+    return s && moor_shard_self() == s ? mr_io_fd(s->mine.loop.io) : -1;
+}
+
+moor_ms moor_shard_timeout(moor_shard *s)
+{
+    if (!s || moor_shard_self() != s)
+        return 0;
+    /* The caller is about to sleep in its own loop: from here a poster makes the descriptor readable. */
+    atomic_store(&s->shared.is_sleeping, true);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!mr_inbox_is_empty(&s->shared.inbox))
+        return 0;
+    /* Wheel times are of the last turn's clock; the caller may have been away since. */
+    const int64_t away = mr_clock_now(s->mine.loop.clock) - s->mine.loop.now_ns;
+    const int64_t ns = mr_loop_timeout(&s->mine.loop);
+    if (ns == MR_NEVER)
+        return MOOR_FOREVER;
+    return ns > away ? (ns - away + MR_NS_PER_MS - 1) / MR_NS_PER_MS : 0;
+}
+
+static moor_err turn_adopted(moor_shard *s, int64_t timeout_ns, unsigned budget)
+{
+    MR_FAIL_IF(!s, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(s->runtime), MOOR_EFORKED);
+    MR_FAIL_IF(moor_shard_self() != s || s->mine.is_turning, MOOR_EWRONGTHREAD);
+    s->mine.loop.now_ns = mr_clock_now(s->mine.loop.clock);
+    return mr_shard_turn(s, timeout_ns, budget);
+}
+
+moor_err moor_shard_step(moor_shard *s, unsigned budget)
+{
+    return turn_adopted(s, 0, budget);
+}
+
+moor_err moor_shard_wait(moor_shard *s, moor_ms timeout_ms)
+{
+    return turn_adopted(s, timeout_ms < 0 ? MR_NEVER : timeout_ms * MR_NS_PER_MS, 0);
+}
+
+/* Conns close and operations end; only loans may remain. */
+static bool is_quiet(struct moor_shard *s)
+{
+    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
+        if (!mr_pool_is_quiet(MR_CONTAINER_OF(l, struct mr_pool_shard, link)))
+            return false;
+    return mr_inbox_is_empty(&s->shared.inbox);
+}
+
+void mr_shard_leave(struct moor_shard *s)
+{
+    for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
+        next = l->next;
+        mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
+    }
+    while (!is_quiet(s) || !mr_inbox_close_if_empty(&s->shared.inbox))
+        if (mr_shard_turn(s, MR_NS_PER_MS, 0))
+            break;
+    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
+        mr_pool_quiet(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
+    mr_shard_shut(s);
+    atomic_store_explicit(&s->shared.state, MR_SHARD_GONE, memory_order_release);
+}
+
+void moor_shard_leave(moor_shard *s)
+{
+    if (!s || mr_runtime_is_forked(s->runtime) || moor_shard_self() != s || s->mine.is_turning)
+        return;
+    mr_shard_leave(s);
+    mr_shard_enter(NULL);
+}
+
+/* ---- looking ---- */
+
+struct moor_shard *mr_runtime_pick(struct moor_runtime *r)
+{
+    const uint32_t count = atomic_load(&r->shard_count);
+    const uint32_t start = atomic_fetch_add_explicit(&r->next_shard, 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        struct moor_shard *s = atomic_load(&r->shards[(start + i) % count]);
+        if (s && atomic_load_explicit(&s->shared.state, memory_order_acquire) == MR_SHARD_RUNNING)
+            return s;
+    }
+    return NULL;
+}
+
+uint32_t moor_runtime_shard_count(const moor_runtime *r)
+{
+    return atomic_load(&((moor_runtime *)(uintptr_t)r)->shard_count);
+}
+
+moor_shard *moor_shard_at(const moor_runtime *r, uint32_t i)
+{
+    return i < moor_runtime_shard_count(r) ? atomic_load(&((moor_runtime *)(uintptr_t)r)->shards[i])
+                                           : NULL;
+}
+
+const char *moor_runtime_backend(const moor_runtime *r)
+{
+    return r->backend;
+}
+
+const char *moor_runtime_backend_reason(const moor_runtime *r)
+{
+    return r->backend_reason;
+}

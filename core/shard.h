@@ -1,0 +1,84 @@
+/*
+ * A shard: one loop, its memory, its inbox. Everything under `mine` belongs to the thread that drives
+ * the shard; `shared` says per field how others may use it.
+ */
+#ifndef MR_CORE_SHARD_H
+#define MR_CORE_SHARD_H
+
+#include "alloc/arena.h"
+#include "alloc/slab.h"
+#include "base/assert.h"
+#include "core/inbox.h"
+#include "core/loop.h"
+#include "core/resolver.h"
+
+#include <mooring/runtime.h>
+
+/* Kinds of fixed-size objects a shard keeps slabs of; the floor that owns the type names its size. */
+enum mr_slab_id { MR_SLAB_CONN, MR_SLAB_OUTQ, MR_SLAB_REST, MR_SLAB_LOAN, MR_SLAB_LEASE, MR_SLAB_EXCHANGE, MR_SLABS };
+
+enum mr_shard_state {
+    MR_SHARD_STARTING,
+    MR_SHARD_RUNNING,
+    MR_SHARD_STOPPING, /* its pools are drained; the thread is to end           */
+    MR_SHARD_GONE      /* nobody drives it; its inbox is closed                 */
+};
+
+struct moor_shard {
+    struct moor_runtime *runtime;
+    uint32_t index;
+    bool is_adopted;
+    bool has_memory;                  /* `mine` up to slabs is made: kept when an adopter leaves */
+    int64_t spin_ns;                  /* look for messages this long before sleeping; 0 = never */
+    struct {
+        struct mr_heap heap;
+        struct mr_loop loop;
+        struct mr_buf_pool bufs;
+        struct mr_arena_cache arenas;
+        struct mr_slab slabs[MR_SLABS];
+        struct mr_resolver_shard *resolver;
+        struct mr_list locals;        /* mr_pool_shard: what each pool has here          */
+        bool is_turning;              /* inside mr_shard_turn: callbacks may be running  */
+        bool is_over;                 /* asked to stop, threaded shards                  */
+        int64_t message_gap_ns;       /* smoothed time between messages                  */
+        int64_t message_last_ns;
+    } mine;
+    struct {
+        struct mr_inbox inbox;
+        _Atomic(bool) is_sleeping;    /* seq_cst with the inbox: see mr_shard_post       */
+        _Atomic(uint32_t) state;      /* enum mr_shard_state                             */
+    } shared;
+};
+
+/* Makes the shard's parts on the calling thread, which becomes its owner. */
+MOOR_NODISCARD moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why,
+                                      size_t why_cap);
+/* Closes what no pool needs any more: nothing may be live here but loans. */
+void mr_shard_shut(struct moor_shard *s);
+/* Frees the memory; loans are gone too. Any thread, the last one. */
+void mr_shard_free(struct moor_shard *s);
+
+/* False: the inbox is closed, the shard has gone; nothing was kept. */
+bool mr_shard_post(struct moor_shard *s, struct mr_message *m);
+/* One turn on the owner's thread, sleeping at most timeout_ns. */
+moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget);
+/* Binds or unbinds the calling thread: what moor_shard_self returns. */
+void mr_shard_enter(struct moor_shard *s);
+
+/* The slab, made at first use; items are always of `size` bytes. */
+struct mr_slab *mr_shard_slab(struct moor_shard *s, enum mr_slab_id id, size_t size);
+
+static inline int64_t mr_shard_now(const struct moor_shard *s)
+{
+    return s->mine.loop.now_ns;
+}
+
+static inline bool mr_shard_is_gone(struct moor_shard *s)
+{
+    return atomic_load_explicit(&s->shared.state, memory_order_acquire) == MR_SHARD_GONE;
+}
+
+/* The runtime twin of MOOR_SHARD_ONLY. */
+#define MR_ASSERT_ON(s) MR_DEBUG_ASSERT(moor_shard_self() == (s))
+
+#endif
