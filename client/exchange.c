@@ -1,0 +1,329 @@
+/*
+ * An exchange's life: waiting for a conn, being granted one, being broken and replayed, its end.
+ * Owner thread: the shard it was submitted on. Callbacks never run inside moor_http_send.
+ */
+#include "client/exchange.h"
+
+#include "client/body.h"
+#include "core/shard.h"
+
+#include <string.h>
+
+static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused);
+static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why);
+static void asked(struct moor_slot_ *slot, unsigned what);
+static void aborted(struct mr_pool_op *op);
+static void head_sent(struct mr_out *o, int err);
+static void fire_total(struct mr_timer *t, int64_t now_ns);
+static void fire_stage(struct mr_timer *t, int64_t now_ns);
+static void run_end(struct mr_deferred *d);
+static void try_again(struct mr_exchange *x);
+
+static struct mr_loop *loop_of(struct mr_exchange *x)
+{
+    return &x->slot.shard->mine.loop;
+}
+
+static struct mr_slab *exchange_slab(struct moor_shard *s)
+{
+    return mr_shard_slab(s, MR_SLAB_EXCHANGE, sizeof(struct mr_exchange));
+}
+
+/* ---- beginning ---- */
+
+struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h, void *user)
+{
+    struct mr_exchange *x = mr_slab_take(exchange_slab(s));
+    if (!x)
+        return NULL;
+    x->slot.shard = s;
+    x->handlers = h;
+    x->user = user;
+    mr_arena_init(&x->arena, &s->mine.arenas, s->runtime->options.memory_limit);
+    x->claim.granted = granted;
+    x->claim.failed = failed;
+    x->op.abort = aborted;
+    x->head.sent = head_sent;
+    x->total.fire = fire_total;
+    x->stage.fire = fire_stage;
+    x->end.run = run_end;
+    mr_body_init(x);
+    return x;
+}
+
+void mr_exchange_discard(struct mr_exchange *x)
+{
+    mr_arena_fini(&x->arena);
+    mr_slab_give(exchange_slab(x->slot.shard), x);
+}
+
+moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
+{
+    struct mr_pool_shard *local = x->berth->local;
+    x->asked_ns = mr_shard_now(x->slot.shard);
+    mr_window_init(&x->window, local->pool->options.window_bytes, mr_h1_window_reopened);
+    *out_generation = mr_op_begin(&x->slot, x->slot.shard, asked);
+    mr_pool_op_begin(local, &x->op);
+    const moor_err e = mr_berth_acquire(x->berth, &x->claim);
+    if (e) {
+        mr_op_end(&x->slot);
+        mr_pool_op_end(local, &x->op);
+        return e;
+    }
+    if (x->total_ns != MR_NEVER)
+        mr_loop_timer(loop_of(x), &x->total, x->total_ns);
+    return MOOR_OK;
+}
+
+/* ---- a conn ---- */
+
+static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused)
+{
+    struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
+    x->conn = conn;
+    x->is_reused = is_reused;
+    x->granted_ns = mr_shard_now(x->slot.shard);
+    x->sent_before = conn->bytes_out;
+    conn->claim = x;
+    if (!x->reply)
+        x->reply = mr_arena_alloc(&x->arena, sizeof *x->reply);
+    moor_err e = x->reply ? MOOR_OK : MOOR_ENOMEM;
+    if (!e) {
+        mr_h1_exchange_begin(x);
+        e = mr_conn_write(conn, &x->head);
+    }
+    if (e) {
+        /* Later: this may still be inside moor_http_send. */
+        x->fault = (moor_fault){.err = e, .safe_to_retry = true, .what = "send the request"};
+        mr_loop_defer(loop_of(x), &x->end);
+        return;
+    }
+    x->outs++;
+    mr_body_begin(x);
+    if (x->first_byte_limit != MR_NEVER && x->body_state != MR_BODY_WAITING)
+        mr_loop_timer(loop_of(x), &x->stage, x->granted_ns + x->first_byte_limit);
+}
+
+static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why)
+{
+    struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
+    x->fault = *fault;
+    x->why = *why;
+    x->has_why = true;
+    mr_exchange_finish(x);
+}
+
+/* ---- the end ---- */
+
+static void let_go_of_conn(struct mr_exchange *x, bool is_reusable)
+{
+    struct mr_conn *c = x->conn;
+    if (!c)
+        return;
+    x->conn = NULL;
+    c->claim = NULL;
+    mr_berth_release(c, is_reusable);
+}
+
+/* Frees once the kernel looks at none of our bytes and on_done has run. */
+static void free_if_over(struct mr_exchange *x)
+{
+    if (!x->is_over || x->outs)
+        return;
+    struct mr_pool_shard *local = x->berth->local;
+    mr_loop_undefer(&x->end);
+    mr_loop_undefer(&x->pull);
+    mr_pool_op_end(local, &x->op);
+    mr_exchange_discard(x);
+}
+
+static void note_result(struct mr_exchange *x, int64_t total)
+{
+    struct mr_pool_shard *local = x->berth->local;
+    MR_STAT_ADD(local, requests, 1);
+    if (x->fault.err)
+        MR_STAT_ADD(local, requests_failed, 1);
+    else
+        mr_histogram_record(&local->histograms[MOOR_HISTOGRAM_REQUEST], total);
+}
+
+void mr_exchange_finish(struct mr_exchange *x)
+{
+    if (x->is_over)
+        return;
+    x->is_over = true;
+    mr_loop_untimer(loop_of(x), &x->total);
+    mr_loop_untimer(loop_of(x), &x->stage);
+    mr_berth_cancel(&x->claim);
+    let_go_of_conn(x, false);
+    mr_body_let_go(x);
+    mr_op_end(&x->slot);
+    mr_window_fini(&x->window);
+    const int64_t now = mr_shard_now(x->slot.shard);
+    const moor_http_done done = {
+        .fault = x->fault,
+        .bytes_up = x->body_given,
+        .bytes_down = x->bytes_down,
+        .waited = (x->granted_ns ? x->granted_ns : now) - x->asked_ns,
+        .first_byte = x->first_byte_ns ? x->first_byte_ns - x->asked_ns : 0,
+        .total = now - x->asked_ns,
+        .reused = x->is_reused,
+        .replays = x->replays,
+        .why = x->has_why ? &x->why : NULL,
+    };
+    note_result(x, done.total);
+    x->handlers->on_done(x->user, &done);
+    free_if_over(x);
+}
+
+void mr_exchange_complete(struct mr_exchange *x, bool is_conn_reusable)
+{
+    const bool is_sent = x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT;
+    /* An answer before the whole request was sent: the rest would be read as the next request. */
+    let_go_of_conn(x, is_conn_reusable && is_sent && !x->wants_close && !x->outs);
+    mr_exchange_finish(x);
+}
+
+static void run_end(struct mr_deferred *d)
+{
+    struct mr_exchange *x = MR_CONTAINER_OF(d, struct mr_exchange, end);
+    if (x->is_over)
+        return;
+    if (x->is_replaying)
+        try_again(x);
+    else
+        mr_exchange_finish(x);
+}
+
+static void end_with(struct mr_exchange *x, moor_err err, const char *what)
+{
+    x->fault = (moor_fault){.err = err, .what = what, .safe_to_retry = !mr_exchange_has_sent(x)};
+    mr_exchange_finish(x);
+}
+
+/* ---- broken conns and replays ---- */
+
+bool mr_exchange_has_sent(const struct mr_exchange *x)
+{
+    return x->is_replaying ? x->had_sent
+                           : x->conn && (x->conn->bytes_out > x->sent_before ||
+                                         mr_conn_is_sending(x->conn));
+}
+
+/* RFC 9110 9.2.2 and RFC 9112 9.3.1: a request goes again only if nobody can have acted on it, or if
+ * acting on it twice is the same as once. */
+static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent)
+{
+    if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET ||
+        x->replays >= x->berth->local->pool->options.replays_max)
+        return false;
+    if (!had_sent)
+        return true;
+    return x->is_reused && x->is_idempotent && mr_h1_reply_is_untouched(x->reply);
+}
+
+void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone)
+{
+    const bool had_sent = mr_exchange_has_sent(x);
+    mr_loop_untimer(loop_of(x), &x->stage);
+    mr_loop_undefer(&x->pull);
+    x->fault = *fault;
+    x->fault.safe_to_retry = !had_sent;
+    if (is_conn_gone) {
+        x->conn->claim = NULL;
+        x->conn = NULL;
+    } else {
+        let_go_of_conn(x, false);
+    }
+    if (!may_replay(x, fault, had_sent)) {
+        mr_exchange_finish(x);
+        return;
+    }
+    x->had_sent = had_sent;
+    x->is_replaying = true;
+    x->replays++;
+    MR_STAT_ADD(x->berth->local, replays, 1);
+    if (!x->outs)
+        mr_loop_defer(loop_of(x), &x->end); /* else when the old conn has let go of our bytes */
+}
+
+static void try_again(struct mr_exchange *x)
+{
+    x->is_replaying = false;
+    x->had_sent = false;
+    x->claim.wants_fresh = true;
+    const moor_err e = mr_berth_acquire(x->berth, &x->claim);
+    if (e)
+        end_with(x, e, "send the request again");
+}
+
+static void head_sent(struct mr_out *o, int err)
+{
+    (void)err;
+    mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, head));
+}
+
+void mr_exchange_out_gone(struct mr_exchange *x)
+{
+    MR_ASSERT(x->outs > 0);
+    x->outs--;
+    if (x->outs == 0 && !x->is_over) {
+        if (x->is_replaying)
+            mr_loop_defer(loop_of(x), &x->end);
+        else
+            mr_body_room(x);
+    }
+    free_if_over(x);
+}
+
+/* ---- time, cancel, abort ---- */
+
+static void fire_total(struct mr_timer *t, int64_t now_ns)
+{
+    (void)now_ns;
+    struct mr_exchange *x = MR_CONTAINER_OF(t, struct mr_exchange, total);
+    end_with(x, MOOR_ETIMEDOUT, x->conn ? "wait for the response" : "wait for a connection");
+}
+
+static void fire_stage(struct mr_timer *t, int64_t now_ns)
+{
+    (void)now_ns;
+    struct mr_exchange *x = MR_CONTAINER_OF(t, struct mr_exchange, stage);
+    if (x->body_state == MR_BODY_WAITING)
+        mr_exchange_continue(x);
+    else
+        end_with(x, MOOR_ETIMEDOUT, "wait for the response's first byte");
+}
+
+void mr_exchange_continue(struct mr_exchange *x)
+{
+    if (x->body_state != MR_BODY_WAITING)
+        return;
+    mr_body_go(x);
+    if (x->first_byte_limit != MR_NEVER)
+        mr_loop_timer(loop_of(x), &x->stage,
+                      mr_shard_now(x->slot.shard) + x->first_byte_limit);
+    else
+        mr_loop_untimer(loop_of(x), &x->stage);
+}
+
+static void cancel(struct mr_exchange *x, const char *what)
+{
+    x->is_canceled = true;
+    if (!x->is_over)
+        end_with(x, MOOR_ECANCELED, what);
+}
+
+static void asked(struct moor_slot_ *slot, unsigned what)
+{
+    struct mr_exchange *x = (struct mr_exchange *)(void *)slot;
+    if (what == MR_ASK_CANCEL)
+        cancel(x, "canceled by the caller");
+    else
+        mr_body_resumed(x);
+}
+
+static void aborted(struct mr_pool_op *op)
+{
+    cancel(MR_CONTAINER_OF(op, struct mr_exchange, op), "the pool was closed");
+}

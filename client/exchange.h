@@ -1,0 +1,111 @@
+/*
+ * An exchange: one request and its response, from moor_http_send to on_done, over whichever conns and
+ * replays it takes. Protocol-neutral: h1_conn.c speaks.
+ * Owner thread: the shard it was submitted on.
+ */
+#ifndef MR_CLIENT_EXCHANGE_H
+#define MR_CLIENT_EXCHANGE_H
+
+#include "alloc/arena.h"
+#include "client/origin.h"
+#include "core/berth.h"
+#include "core/loan.h"
+#include "core/op.h"
+#include "core/pool.h"
+#include "h1/field.h"
+#include "h1/reply.h"
+#include "h1/request.h"
+
+#include <mooring/http.h>
+
+enum mr_body_state {
+    MR_BODY_NONE,      /* nothing, or all in the head piece      */
+    MR_BODY_WAITING,   /* for 100 Continue                       */
+    MR_BODY_PULLING,   /* body_cb is asked when there is room    */
+    MR_BODY_PAUSED,    /* MOOR_BODY_LATER                        */
+    MR_BODY_SENT       /* the last piece is queued               */
+};
+
+struct mr_exchange {
+    struct moor_slot_ slot;              /* the public op                                     */
+    struct mr_claim claim;
+    struct mr_pool_op op;
+    struct mr_berth *berth;
+    struct mr_conn *conn;                /* NULL until granted, and after the end             */
+    const moor_http_handlers *handlers;
+    void *user;
+    struct mr_arena arena;
+    struct mr_window window;
+    struct mr_timer total;               /* the whole exchange                                */
+    struct mr_timer stage;               /* first byte, or 100 Continue                       */
+    struct mr_deferred end;              /* on_done, where it may not run at once             */
+    struct mr_deferred pull;             /* ask body_cb                                       */
+
+    /* the request */
+    struct mr_out head;                  /* head and small body in one piece                  */
+    struct mr_out body[3];               /* chunk line, data, chunk end                       */
+    uint32_t outs;                       /* pieces queued on a conn, not yet let go           */
+    moor_piece piece;
+    moor_body_cb body_cb;
+    uint64_t body_length, body_given;
+    char chunk_line[24];
+    uint8_t body_state;                  /* enum mr_body_state                                */
+    uint8_t asked;                       /* enum mr_h1_asked                                  */
+    bool is_piece_out, is_last_piece;
+    bool is_body_begun;                  /* body_cb was asked: it cannot be asked from the start */
+    bool is_idempotent, wants_close, expects_continue;
+
+    /* the response */
+    struct mr_h1_reply *reply;           /* in the arena, once there is a conn                */
+    uint64_t bytes_down;
+    int64_t first_byte_ns;               /* 0 = none yet                                      */
+
+    int64_t asked_ns, granted_ns;
+    int64_t total_ns, first_byte_limit;  /* deadline; ns after sending, MR_NEVER              */
+    uint64_t sent_before;                /* conn->bytes_out when granted                      */
+    moor_fault fault;
+    moor_why why;
+    uint32_t replays;
+    bool is_reused, has_why, is_canceled, is_over, is_replaying;
+    bool had_sent;                       /* has_sent, of the conn that broke                  */
+};
+
+/* What is common to every request of a pool. */
+struct mr_http_pool {
+    struct mr_origin origin;             /* host NULL = an open pool                          */
+    struct mr_upstream *upstream;        /* NULL = an open pool                               */
+    struct mr_h1_limits limits;
+    char *authorization;                 /* "Basic ...", or NULL: never logged                */
+    size_t authorization_len;
+};
+
+void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http);
+
+extern const struct mr_protocol mr_h1_protocol;
+
+/* NULL: out of memory. Until started, mr_exchange_discard is its end. */
+struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h, void *user);
+void mr_exchange_discard(struct mr_exchange *x);
+/* Acquires; on failure it was not started. */
+MOOR_NODISCARD moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation);
+
+/* Has a byte of this request left on x->conn? The fact behind safe_to_retry. */
+bool mr_exchange_has_sent(const struct mr_exchange *x);
+/* on_done runs now, with x->fault; the conn, if any is left, is closed. */
+void mr_exchange_finish(struct mr_exchange *x);
+/* A piece of ours is no longer with a conn. */
+void mr_exchange_out_gone(struct mr_exchange *x);
+/* "100 Continue" came, or will not. */
+void mr_exchange_continue(struct mr_exchange *x);
+
+/* From the protocol: the response is whole. The conn is let go and on_done runs now. */
+void mr_exchange_complete(struct mr_exchange *x, bool is_conn_reusable);
+/* From the protocol: a transport or protocol failure on x->conn; replays where that is safe.
+ * is_conn_gone: the conn is closing by itself. */
+void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone);
+
+/* h1_conn.c: granted a conn; the window reopened. */
+void mr_h1_exchange_begin(struct mr_exchange *x);
+void mr_h1_window_reopened(struct mr_window *w);
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * HTTP/1.1 on a conn: what the engine reads becomes the exchange's callbacks.
+ * Owner thread: the conn's shard. One exchange at a time; no pipelining.
+ */
+#include "client/exchange.h"
+
+#include "core/shard.h"
+
+static void *arena_alloc(void *ctx, size_t size)
+{
+    return mr_arena_alloc(ctx, size);
+}
+
+void mr_h1_exchange_begin(struct mr_exchange *x)
+{
+    const struct mr_http_pool *http = x->berth->upstream->pool->wiring;
+    mr_h1_reply_init(x->reply, &http->limits, x->asked, arena_alloc, &x->arena);
+}
+
+void mr_h1_window_reopened(struct mr_window *w)
+{
+    struct mr_exchange *x = MR_CONTAINER_OF(w, struct mr_exchange, window);
+    if (x->conn)
+        mr_conn_resume(x->conn);
+}
+
+/* ---- events of the engine ---- */
+
+static void tell_head(struct mr_exchange *x)
+{
+    if (!x->handlers->on_head)
+        return;
+    const struct mr_h1_head *h = &x->reply->head;
+    const moor_http_head head = {
+        .status = h->status,
+        .version = 10 + h->minor,
+        .headers = h->headers,
+        .header_count = h->header_count,
+        .reason = h->reason,
+    };
+    x->handlers->on_head(x->user, &head);
+}
+
+/* False: the exchange is over. */
+static bool tell_body(struct mr_exchange *x, const struct mr_in *in, moor_span body)
+{
+    x->bytes_down += body.len;
+    if (!x->handlers->on_chunk)
+        return true;
+    const struct mr_in part = {.buf = in->buf, .base = body.base, .len = body.len};
+    moor_chunk chunk;
+    if (!mr_loan_make(x->berth->local, &x->window, &part, body.len, &chunk)) {
+        mr_exchange_broken(x, &(moor_fault){.err = MOOR_ENOMEM, .what = "lend received bytes"},
+                           false);
+        return false;
+    }
+    x->handlers->on_chunk(x->user, chunk);
+    return true;
+}
+
+static void tell_trailers(struct mr_exchange *x)
+{
+    if (x->handlers->on_trailers)
+        x->handlers->on_trailers(x->user,
+                                 x->reply->head.headers,
+                                 x->reply->head.header_count);
+}
+
+static void protocol_error(struct mr_exchange *x, const struct mr_h1_out *out)
+{
+    mr_exchange_broken(x, &(moor_fault){.err = out->err, .what = out->what}, false);
+}
+
+static void first_byte(struct mr_exchange *x)
+{
+    x->first_byte_ns = mr_shard_now(x->slot.shard);
+    if (x->body_state != MR_BODY_WAITING)
+        mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
+}
+
+/* A final answer while the body waits: it is not wanted, RFC 9110 10.1.1. */
+static void head_came(struct mr_exchange *x)
+{
+    if (x->body_state == MR_BODY_WAITING)
+        mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
+    tell_head(x);
+}
+
+/* ---- the protocol ---- */
+
+static size_t h1_input(struct mr_conn *c, const struct mr_in *in)
+{
+    struct mr_exchange *x = c->claim;
+    const uint8_t *at = in->base;
+    size_t left = in->len;
+    if (!x->first_byte_ns)
+        first_byte(x);
+    for (;;) {
+        /* A closed window stops the body, and only while there is some: the end needs no room. */
+        if (left && !mr_window_is_open(&x->window))
+            return in->len - left;
+        struct mr_h1_out out;
+        size_t used = 0;
+        const enum mr_h1_event event = mr_h1_reply_next(x->reply, at, left, &used, &out);
+        at += used;
+        left -= used;
+        switch (event) {
+        case MR_H1_NEED_MORE:
+            return in->len - left;
+        case MR_H1_HEAD_1XX:
+            tell_head(x);
+            if (x->reply->head.status == 100)
+                mr_exchange_continue(x);
+            break;
+        case MR_H1_HEAD:
+            head_came(x);
+            break;
+        case MR_H1_BODY:
+            if (!tell_body(x, in, out.body))
+                return in->len;
+            break;
+        case MR_H1_TRAILERS:
+            tell_trailers(x);
+            break;
+        case MR_H1_DONE:
+            /* Bytes beyond the response were never asked for: the conn cannot be trusted. */
+            mr_exchange_complete(x, left == 0 && x->reply->head.keep_alive);
+            return in->len;
+        case MR_H1_ERROR:
+            protocol_error(x, &out);
+            return in->len;
+        }
+    }
+}
+
+static void h1_ended(struct mr_conn *c, const moor_fault *fault)
+{
+    struct mr_exchange *x = c->claim;
+    if (!x)
+        return;
+    if (fault->err) {
+        mr_exchange_broken(x, fault, true);
+        return;
+    }
+    struct mr_h1_out out;
+    if (mr_h1_reply_eof(x->reply, &out) == MR_H1_DONE) {
+        mr_exchange_complete(x, false);
+        return;
+    }
+    moor_fault reset = {.err = MOOR_ERESET, .what = out.what};
+    mr_exchange_broken(x, &reset, false);
+}
+
+const struct mr_protocol mr_h1_protocol = {
+    .name = "h1",
+    .capacity_expected = 1,
+    .input = h1_input,
+    .ended = h1_ended,
+};

@@ -1,0 +1,180 @@
+/*
+ * moor_pool_open and moor_pool_close: wires a URL's scheme to a protocol.
+ * Any thread; blocking where the header says so.
+ */
+#include "base/options.h"
+#include "base/span.h"
+#include "client/exchange.h"
+#include "core/shard.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void free_text(struct mr_heap *h, char *text)
+{
+    if (text)
+        mr_heap_free(h, text, strlen(text) + 1);
+}
+
+static char *copy_text(struct mr_heap *h, const char *text, size_t len)
+{
+    char *copy = mr_heap_alloc(h, len + 1);
+    if (copy) {
+        memcpy(copy, text, len);
+        copy[len] = '\0';
+    }
+    return copy;
+}
+
+/* ---- options and name ---- */
+
+static void warn(void *user, const char *text)
+{
+    mr_log(user, MOOR_LOG_WARN, "options.unknown", "%s", text);
+}
+
+static moor_err resolve_options(struct moor_runtime *r, const moor_pool_options *given,
+                                const char *name, bool is_any, moor_pool_options *out)
+{
+    moor_pool_options o;
+    moor_pool_options_init(&o);
+    if (given)
+        memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
+    else if (is_any)
+        o.conns_min_idle = 0; /* nobody knows yet what will be asked for again */
+    o.size = sizeof o;
+    o.name = name;
+    struct mr_options_report report = {.warn = warn, .user = &r->log};
+    const moor_err e = mr_pool_options_resolve(&o, mr_options_environment(), &report, out);
+    if (e)
+        mr_log(&r->log, MOOR_LOG_ERROR, "options", "pool %s: %s", name, report.fault);
+    return e;
+}
+
+/* ---- wiring ---- */
+
+static struct mr_http_pool *make_http(struct moor_runtime *r, const struct mr_url *u,
+                                      const moor_pool_options *o)
+{
+    struct mr_http_pool *http = mr_heap_zalloc(&r->heap, sizeof *http);
+    if (!http)
+        return NULL;
+    http->limits = mr_h1_limits_default;
+    http->limits.head_bytes_max = (uint32_t)o->header_bytes_max;
+    http->limits.header_count_max = o->header_count_max;
+    if (o->body_bytes_max)
+        http->limits.body_bytes_max = o->body_bytes_max;
+    if (!u)
+        return http;
+    char text[MR_BASIC_MAX];
+    http->origin.port = u->port;
+    http->origin.host = copy_text(&r->heap, u->host.base, u->host.len);
+    size_t len = mr_origin_authority(u, text, sizeof text);
+    http->origin.authority = copy_text(&r->heap, text, len);
+    bool is_short = !http->origin.host || !http->origin.authority;
+    if (u->has_userinfo && !is_short) {
+        http->authorization_len = mr_origin_basic(u->user, u->password, text, sizeof text);
+        http->authorization = copy_text(&r->heap, text, http->authorization_len);
+        explicit_bzero(text, sizeof text);
+        is_short = !http->authorization;
+    }
+    if (!is_short)
+        return http;
+    mr_http_pool_free(&r->heap, http);
+    return NULL;
+}
+
+void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http)
+{
+    free_text(h, http->origin.host);
+    free_text(h, http->origin.authority);
+    if (http->authorization)
+        explicit_bzero(http->authorization, http->authorization_len);
+    free_text(h, http->authorization);
+    mr_heap_free(h, http, sizeof *http);
+}
+
+static void unwire(struct moor_pool *p)
+{
+    if (p->wiring)
+        mr_http_pool_free(&p->runtime->heap, p->wiring);
+}
+
+static moor_err refuse(struct moor_runtime *r, moor_err e, const char *what, const char *url)
+{
+    char masked[128];
+    mr_log(&r->log, MOOR_LOG_ERROR, "pool.open", "cannot open a pool: %s: %s", what,
+           mr_url_masked(mr_span_cstr(url), masked, sizeof masked));
+    return e;
+}
+
+static moor_err open_pool(struct moor_runtime *r, const char *text, const struct mr_url *u,
+                          const moor_pool_options *given, moor_pool **out_pool)
+{
+    const bool is_http = !u || u->scheme == MR_URL_HTTP;
+    if (!is_http)
+        return refuse(r, MOOR_ENOSYS, "this build does not speak the scheme", text);
+    if (is_http && u && !mr_span_is_equal(u->target, mr_span_cstr("/")))
+        return refuse(r, MOOR_EINVAL, "a pool's URL has no path or query: give it per request",
+                      text);
+    if (!is_http && u->has_userinfo)
+        return refuse(r, MOOR_EINVAL, "a byte stream has no user", text);
+    char name[300];
+    if (given && given->name)
+        snprintf(name, sizeof name, "%s", given->name);
+    else if (!u)
+        snprintf(name, sizeof name, "any");
+    else if (u->scheme == MR_URL_UNIX)
+        snprintf(name, sizeof name, "unix:%s", (const char *)u->host.base);
+    else
+        snprintf(name, sizeof name, "%s:%u", (const char *)u->host.base, u->port);
+    struct mr_pool_spec spec = {
+        .name = name,
+        .protocol = &mr_h1_protocol,
+        .unwire = unwire,
+    };
+    MR_TRY(resolve_options(r, given, name, !u, &spec.options));
+    struct mr_http_pool *http = is_http ? make_http(r, u, &spec.options) : NULL;
+    MR_FAIL_IF(is_http && !http, MOOR_ENOMEM);
+    spec.wiring = http;
+    moor_pool *p = NULL;
+    moor_err e = mr_pool_create(r, &spec, &p);
+    if (e) {
+        if (http)
+            mr_http_pool_free(&r->heap, http);
+        return e;
+    }
+    struct mr_upstream *upstream = NULL;
+    if (u)
+        e = mr_pool_upstream(p, u->host, u->port,
+                             u->scheme == MR_URL_UNIX ? u->host.base : NULL, &upstream);
+    if (http)
+        http->upstream = upstream;
+    p->upstream = upstream;
+    if (e) {
+        (void)!moor_pool_close(p, 0);
+        return e;
+    }
+    *out_pool = p;
+    return MOOR_OK;
+}
+
+moor_err moor_pool_open(moor_runtime *r, const char *url, const moor_pool_options *options,
+                        moor_pool **out_pool)
+{
+    MR_FAIL_IF(!r || !out_pool, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(r), MOOR_EFORKED);
+    if (!url)
+        return open_pool(r, "", NULL, options, out_pool);
+    const moor_span text = mr_span_cstr(url);
+    const size_t size = MR_URL_STORAGE(text.len);
+    char *storage = mr_heap_alloc(&r->heap, size);
+    MR_FAIL_IF(!storage, MOOR_ENOMEM);
+    struct mr_url u;
+    struct mr_url_fault fault;
+    moor_err e = mr_url_parse(text, storage, &u, &fault);
+    e = e ? refuse(r, e, fault.what, url) : open_pool(r, url, &u, options, out_pool);
+    explicit_bzero(storage, size); /* it may hold a password */
+    mr_heap_free(&r->heap, storage, size);
+    return e;
+}
