@@ -21,6 +21,8 @@ struct loop_fixture {
     struct mr_heap shared; /* a runtime's       */
     struct mr_buf_pool bufs;
     struct mr_loop loop;
+    struct mr_clock frozen; /* after loop_fixture_freeze */
+    int64_t frozen_ns;
 };
 
 /* False (nothing kept): this machine has no such backend. */
@@ -63,7 +65,7 @@ static inline bool loop_fixture_run(struct loop_fixture *f, const bool *flag, in
 {
     int64_t end = mr_clock_now(&mr_clock_system) + ms * MR_NS_PER_MS;
     while (!*flag && mr_clock_now(&mr_clock_system) < end)
-        loop_fixture_turn(f, 20);
+        loop_fixture_turn(f, 1); /* deferred work may set the flag just before the wait */
     return *flag;
 }
 
@@ -71,6 +73,28 @@ static inline void loop_fixture_run_for(struct loop_fixture *f, int64_t ms)
 {
     bool never = false;
     (void)loop_fixture_run(f, &never, ms);
+}
+
+static inline int64_t loop_fixture_frozen_now(void *ctx)
+{
+    return ((struct loop_fixture *)ctx)->frozen_ns;
+}
+
+/* The loop's time stands still from now on, and moves by loop_fixture_pass only. */
+static inline void loop_fixture_freeze(struct loop_fixture *f)
+{
+    f->frozen_ns = mr_clock_now(&mr_clock_system);
+    f->frozen = (struct mr_clock){.now = loop_fixture_frozen_now, .ctx = f};
+    f->loop.clock = &f->frozen;
+    loop_fixture_turn(f, 0);
+}
+
+/* Moves the frozen time, then turns until what that sets off has had its events. */
+static inline void loop_fixture_pass(struct loop_fixture *f, int64_t ms)
+{
+    f->frozen_ns += ms * MR_NS_PER_MS;
+    for (int i = 0; i < 8; i++)
+        loop_fixture_turn(f, i < 4 ? 0 : 1);
 }
 
 /* Every byte of both heaps must have come back. */

@@ -183,7 +183,7 @@ static void a_refusal_starts_the_next_at_once(void **state)
     assert_int_equal(f->result.index, 2);
     assert_int_equal(f->result.tried, 3);
     assert_int_equal(f->result.os_errno, ECONNREFUSED);
-    assert_true(f->result.elapsed_ns < MR_NS_PER_SEC);
+    assert_true(f->result.elapsed_ns < 2 * MR_NS_PER_SEC);
     assert_works(f, l);
 }
 
@@ -215,7 +215,6 @@ static void a_black_hole_is_overtaken_after_the_stagger(void **state)
     assert_int_equal(f->result.index, 1);
     assert_int_equal(f->result.os_errno, 0);
     assert_true(f->result.elapsed_ns >= 60 * MR_NS_PER_MS);
-    assert_true(f->result.elapsed_ns < 250 * MR_NS_PER_MS);
     assert_int_equal(open_files(), files + 1); /* the loser is closed */
     assert_works(f, l);
 }
@@ -226,18 +225,22 @@ static void attempts_begin_one_by_one(void **state)
     struct mr_addr a[4];
     for (int i = 0; i < 4; i++)
         black_hole(f, "127.0.0.1", &a[i]);
+    loop_fixture_freeze(&f->l);
     unsigned files = open_files();
-    struct mr_dial *d = begin(f, a, 4, (struct mr_dial_args){.stagger_ns = 100 * MR_NS_PER_MS});
-    loop_fixture_run_for(&f->l, 50);
-    assert_int_equal(open_files(), files + 1);
-    loop_fixture_run_for(&f->l, 100);
-    assert_int_equal(open_files(), files + 2);
-    loop_fixture_run_for(&f->l, 100);
-    assert_int_equal(open_files(), files + 3);
+    struct mr_dial *d = begin(f, a, 4, (struct mr_dial_args){.deadline_ns = MR_NS_PER_SEC});
+    static const struct {
+        int ms;
+        unsigned open;
+    } steps[] = {{249, 1}, {2, 2}, {248, 2}, {3, 3}};
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        loop_fixture_pass(&f->l, steps[i].ms);
+        assert_int_equal(open_files(), files + steps[i].open);
+    }
     mr_dial_cancel(d);
     run(f);
     assert_int_equal(f->result.err, MOOR_ECANCELED);
     assert_int_equal(f->result.tried, 3);
+    assert_int_equal(f->result.elapsed_ns, 502 * MR_NS_PER_MS);
     assert_int_equal(open_files(), files);
 }
 
@@ -358,6 +361,93 @@ static void running_out_of_files_is_its_own_error(void **state)
     assert_int_equal(f->result.tried, 1);
 }
 
+/* A backend whose connect does as the test says, for what loopback cannot be made to do. */
+static struct {
+    const struct mr_io_ops *real;
+    struct mr_io_ops ops;
+    int err; /* connect returns it; 0 = connects a socket to itself */
+    struct mr_deferred connected;
+    struct mr_loop *loop;
+    struct mr_sock *sock;
+} fake;
+
+static void report_connected(struct mr_deferred *d)
+{
+    (void)d;
+    fake.sock->events->connected(fake.sock, 0);
+}
+
+static int fake_connect(struct mr_io *io, struct mr_sock *s, const struct sockaddr *to,
+                        socklen_t len, const struct mr_sock_options *o)
+{
+    (void)o;
+    if (fake.err)
+        return fake.err;
+    int fd = socket(to->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, to, len), 0);
+    assert_int_equal(connect(fd, to, len), 0);
+    fake.real->attach(io, s, fd);
+    fake.sock = s;
+    mr_loop_defer(fake.loop, &fake.connected);
+    return 0;
+}
+
+static void fake_begin(struct fixture *f)
+{
+    memset(&fake, 0, sizeof fake);
+    fake.real = f->l.loop.io->ops;
+    fake.ops = *fake.real;
+    fake.ops.connect = fake_connect;
+    fake.connected.run = report_connected;
+    fake.loop = &f->l.loop;
+    f->l.loop.io->ops = &fake.ops;
+}
+
+static void a_socket_connected_to_itself_is_refused(void **state)
+{
+    struct fixture *f = start(state);
+    static const char *const ips[] = {"127.0.0.1", "::1"};
+    fake_begin(f);
+    for (int i = 0; i < 2; i++) {
+        struct mr_addr a;
+        int fd = bound(f, ips[i], &a); /* finds a free port, then gives it up */
+        f->fd_count--;
+        close(fd);
+        unsigned files = open_files();
+        dial(f, &a, 1, (struct mr_dial_args){.deadline_ns = MR_NS_PER_SEC});
+        assert_int_equal(f->result.err, MOOR_ECONNECT);
+        assert_int_equal(f->result.os_errno, ECONNREFUSED);
+        assert_int_equal(open_files(), files);
+    }
+    f->l.loop.io->ops = fake.real;
+}
+
+static void errnos_become_errors(void **state)
+{
+    struct fixture *f = start(state);
+    static const struct {
+        int os_errno;
+        moor_err err;
+        uint32_t tried;
+    } cases[] = {{ENETUNREACH, MOOR_ECONNECT, 2},   {EHOSTUNREACH, MOOR_ECONNECT, 2},
+                 {EADDRNOTAVAIL, MOOR_ECONNECT, 2}, {ETIMEDOUT, MOOR_ECONNECT, 2},
+                 {EACCES, MOOR_ECONNECT, 2},        {ENOBUFS, MOOR_ENOMEM, 1},
+                 {ENOMEM, MOOR_ENOMEM, 1},          {ENFILE, MOOR_ENOFILES, 1}};
+    struct mr_addr a[2];
+    assert_int_equal(mr_addr_parse("192.0.2.1", 9, &a[0]), MOOR_OK);
+    assert_int_equal(mr_addr_parse("192.0.2.2", 9, &a[1]), MOOR_OK);
+    fake_begin(f);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fake.err = cases[i].os_errno;
+        dial(f, a, 2, (struct mr_dial_args){.port = 1});
+        assert_int_equal(f->result.err, cases[i].err);
+        assert_int_equal(f->result.os_errno, cases[i].os_errno);
+        assert_int_equal(f->result.tried, cases[i].tried);
+        assert_non_null(f->result.what);
+    }
+    f->l.loop.io->ops = fake.real;
+}
+
 static void many_addresses_cost_sixteen_attempts(void **state)
 {
     struct fixture *f = start(state);
@@ -405,6 +495,8 @@ int main(void)
         T(cancel_is_answered_later_and_once),
         T(unix_sockets_are_dialled_too),
         T(running_out_of_files_is_its_own_error),
+        T(a_socket_connected_to_itself_is_refused),
+        T(errnos_become_errors),
         T(many_addresses_cost_sixteen_attempts),
         T(without_memory_nothing_begins),
     };

@@ -260,16 +260,16 @@ static void a_slow_family_is_waited_for_50_ms_only(void **state)
     f = start(state);
     struct asked a, b;
     DNS_SCRIPT(f->server, {"slow.test", 1, DNS_ANSWER, "192.0.2.4", 60, 0},
-               {"slow.test", 28, DNS_ANSWER, "2001:db8::4", 60, 120});
+               {"slow.test", 28, DNS_ANSWER, "2001:db8::4", 60, 400});
     int64_t start_ns = mr_clock_now(&mr_clock_system);
     ask(f, &a, "slow.test");
     int64_t took = mr_clock_now(&mr_clock_system) - start_ns;
     assert_int_equal(a.count, 1);
-    assert_true(took >= 50 * MR_NS_PER_MS && took < 115 * MR_NS_PER_MS);
+    assert_true(took >= 50 * MR_NS_PER_MS);
     begin(f, &b, "slow.test", -1); /* joins the query, takes what is there */
     assert_true(loop_fixture_run(&f->l, &b.is_done, 20));
     assert_int_equal(b.count, 1);
-    loop_fixture_run_for(&f->l, 150);
+    loop_fixture_run_for(&f->l, 450);
     ask(f, &a, "slow.test");
     assert_int_equal(a.count, 2); /* the late answer completed the cache */
     assert_int_equal(dns_server_asked(f->server, 0), 2);
@@ -290,15 +290,16 @@ static void answers_die_with_their_ttl(void **state)
 {
     struct fixture *f = start(state);
     struct asked a;
+    loop_fixture_freeze(&f->l);
     DNS_SCRIPT(f->server, {"ttl.test", 1, DNS_ANSWER, "192.0.2.1", 0, 0});
     ask(f, &a, "ttl.test"); /* TTL 0 lives for a second all the same */
     ask(f, &a, "ttl.test");
     assert_int_equal(dns_server_asked(f->server, 1), 1);
     DNS_SCRIPT(f->server, {"ttl.test", 1, DNS_ANSWER, "192.0.2.2", 1, 0});
-    loop_fixture_run_for(&f->l, 1050);
+    loop_fixture_pass(&f->l, 1001);
     ask(f, &a, "ttl.test");
     assert_string_equal(a.first, "192.0.2.2");
-    loop_fixture_run_for(&f->l, 1050);
+    loop_fixture_pass(&f->l, 1001);
     ask(f, &a, "ttl.test");
     assert_int_equal(dns_server_asked(f->server, 1), 2);
 }
@@ -312,6 +313,7 @@ static void ttl_has_a_ceiling_and_failures_are_short(void **state)
     }
     f = start(state);
     struct asked a;
+    loop_fixture_freeze(&f->l);
     DNS_SCRIPT(f->server, {"long.test", 1, DNS_ANSWER, "192.0.2.1", 86400, 0});
     ask(f, &a, "long.test");
     assert_true(a.expires_ns <= f->l.loop.now_ns + 10 * MR_NS_PER_SEC);
@@ -319,7 +321,7 @@ static void ttl_has_a_ceiling_and_failures_are_short(void **state)
     unsigned asked = dns_server_asked(f->server, 0);
     ask_fails(f, "missing.test", "no such name");
     assert_int_equal(dns_server_asked(f->server, 0), asked);
-    loop_fixture_run_for(&f->l, 220);
+    loop_fixture_pass(&f->l, 201);
     DNS_SCRIPT(f->server, {"missing.test", 1, DNS_ANSWER, "192.0.2.9", 60, 0});
     ask(f, &a, "missing.test");
     assert_string_equal(a.first, "192.0.2.9");
@@ -389,6 +391,83 @@ static void a_lost_question_is_asked_again(void **state)
                {"x.test", 28, DNS_ANSWER, "", 60, 0});
     assert_true(loop_fixture_run(&f->l, &a.is_done, 2000));
     assert_string_equal(a.first, "192.0.2.1");
+}
+
+static void the_second_server_is_asked_when_the_first_is_silent(void **state)
+{
+    struct fixture *f = *state;
+    if (!f) {
+        skip();
+        return; /* for the compiler: skip does not come back */
+    }
+    struct dns_server *dead = dns_server_start();
+    char servers[64];
+    snprintf(servers, sizeof servers, "127.0.0.1:%u,127.0.0.1:%u", dead->port, f->server->port);
+    f->config.servers = servers;
+    f = start(state);
+    struct asked a;
+    DNS_SCRIPT(dead, {"*", 0, DNS_SILENCE, NULL, 0, 0});
+    DNS_SCRIPT(f->server, {"x.test", 0, DNS_ANSWER, "192.0.2.1", 60, 0});
+    ask(f, &a, "x.test");
+    assert_string_equal(a.first, "192.0.2.1");
+    assert_int_equal(dns_server_asked(dead, 0), 2);
+    DNS_SCRIPT(dead, {"*", 0, DNS_SERVFAIL, NULL, 0, 0});
+    DNS_SCRIPT(f->server, {"y.test", 0, DNS_ANSWER, "192.0.2.2", 60, 0});
+    ask(f, &a, "y.test");
+    assert_string_equal(a.first, "192.0.2.2");
+    dns_server_stop(dead);
+}
+
+/* Without memory for polls the sockets are looked at by timer. */
+static uint64_t refuse_poll(struct mr_io *io, int fd, uint32_t mask, mr_poll_fn fn, void *ctx)
+{
+    (void)io, (void)fd, (void)mask, (void)fn, (void)ctx;
+    return 0;
+}
+
+static void polls_without_memory_are_survived(void **state)
+{
+    struct fixture *f = start(state);
+    struct asked a;
+    DNS_SCRIPT(f->server, {"x.test", 0, DNS_TRUNCATE, "192.0.2.1", 60, 0});
+    const struct mr_io_ops *real_ops = f->l.loop.io->ops;
+    struct mr_io_ops blind = *real_ops;
+    blind.poll = refuse_poll;
+    f->l.loop.io->ops = &blind;
+    ask(f, &a, "x.test");
+    f->l.loop.io->ops = real_ops;
+    assert_string_equal(a.first, "192.0.2.1");
+}
+
+static void too_many_names_at_once_are_refused(void **state)
+{
+    struct fixture *f = *state;
+    if (f)
+        f->config.timeout_ms = 30 * 1000;
+    f = start(state);
+    DNS_SCRIPT(f->server, {"*", 0, DNS_SILENCE, NULL, 0, 0});
+    char name[32];
+    struct asked a;
+    for (int i = 0; i < 4096; i++) {
+        snprintf(name, sizeof name, "n%d.test", i);
+        begin(f, &a, name, -1);
+        mr_lookup_cancel(&a.req);
+    }
+    ask(f, &a, "one-more.test");
+    assert_int_equal(a.err, MOOR_EBUSY);
+}
+
+static void a_cache_of_no_names_is_allowed(void **state)
+{
+    struct fixture *f = *state;
+    if (f)
+        f->config.names_max = 0;
+    f = start(state);
+    struct asked a;
+    DNS_SCRIPT(f->server, {"x.test", 0, DNS_ANSWER, "192.0.2.1", 60, 0});
+    ask(f, &a, "x.test");
+    ask(f, &a, "x.test");
+    assert_int_equal(dns_server_asked(f->server, 1), 2);
 }
 
 static void search_domains_are_followed(void **state)
@@ -596,6 +675,10 @@ int main(void)
         T(cancel_works_at_every_stage),
         T(deadlines_end_the_wait_not_the_query),
         T(a_lost_question_is_asked_again),
+        T(the_second_server_is_asked_when_the_first_is_silent),
+        T(polls_without_memory_are_survived),
+        T(too_many_names_at_once_are_refused),
+        T(a_cache_of_no_names_is_allowed),
         T(search_domains_are_followed),
         T(the_cache_is_bounded),
         T(many_names_at_once_are_answered),
