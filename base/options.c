@@ -45,6 +45,8 @@ struct pool_twin {
 #include "base/options.def"
 #undef RUNTIME
 #undef POOL
+    void (*on_event)(void *user, const struct moor_event *e);
+    void *event_user;
 };
 _Static_assert(sizeof(struct runtime_twin) == sizeof(moor_runtime_options), "options.def");
 _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.def");

@@ -40,15 +40,20 @@ static moor_err resolve_options(struct moor_runtime *r, const moor_pool_options 
     moor_pool_options_init(&o);
     if (given)
         memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
-    else if (is_any)
-        o.conns_min_idle = 0; /* nobody knows yet what will be asked for again */
     o.size = sizeof o;
     o.name = name;
     struct mr_options_report report = {.warn = warn, .user = &r->log};
     const moor_err e = mr_pool_options_resolve(&o, mr_options_environment(), &report, out);
     if (e)
         mr_log(&r->log, MOOR_LOG_ERROR, "options", "pool %s: %s", name, report.fault);
-    return e;
+    MR_TRY(e);
+    if (is_any) /* nobody knows yet what will be asked for again */
+        out->conns_min_idle = 0;
+    if (out->conns_min_idle > out->conns_max)
+        out->conns_min_idle = out->conns_max;
+    if (out->backoff_max_ms < out->backoff_min_ms)
+        out->backoff_max_ms = out->backoff_min_ms;
+    return MOOR_OK;
 }
 
 /* ---- wiring ---- */

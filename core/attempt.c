@@ -188,7 +188,10 @@ void mr_attempt_succeeded(struct mr_conn *c)
     MR_STAT_ADD(b->local, conns_created, 1);
     mr_histogram_record(&b->local->histograms[MOOR_HISTOGRAM_CONNECT],
                         mr_shard_now(b->shard) - c->born_ns);
-    mr_pool_gate_dialed(b->upstream);
+    const bool had_failed = mr_pool_gate_dialed(b->upstream);
+    mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_CONN_OPENED, NULL);
+    if (had_failed)
+        mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_UPSTREAM_UP, NULL);
     mr_berth_kick_others(b);
     mr_berth_feed_later(b);
 }
@@ -201,10 +204,14 @@ void mr_attempt_failed(struct mr_berth *b, const moor_fault *fault)
     b->dialing--;
     MR_STAT_ADD(b->local, dials, -1);
     MR_STAT_ADD(b->local, dials_failed, 1);
-    mr_pool_gate_failed(b->upstream, fault, is_ours, mr_shard_now(s),
-                        mr_loop_random(&s->mine.loop));
-    if (fault->err != MOOR_ECANCELED)
+    const bool is_first = mr_pool_gate_failed(b->upstream, fault, is_ours, mr_shard_now(s),
+                                              mr_loop_random(&s->mine.loop));
+    if (fault->err != MOOR_ECANCELED) {
         mr_pool_log_dial_failed(b->upstream, fault);
+        mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_DIAL_FAILED, fault);
+    }
+    if (is_first)
+        mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_UPSTREAM_DOWN, fault);
     mr_berth_kick_others(b);
     mr_berth_feed_later(b);
 }

@@ -346,6 +346,8 @@ void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
     struct mr_berth *b = c->berth;
     if (c->is_listed_idle)
         unlist_idle(b, c);
+    if (c->is_retired)
+        MR_STAT_ADD(b->local, conns_retired, 1);
     if (!c->is_settled)
         mr_berth_lost(c, &(moor_fault){.err = MOOR_ECANCELED, .what = "the dial was abandoned"});
     if (was == MR_CONN_LEASED || was == MR_CONN_DRAINING)
@@ -363,6 +365,8 @@ void mr_berth_closed(struct mr_conn *c)
         MR_STAT_ADD(b->local, conns_open, -1);
         MR_STAT_ADD(b->local, conns_closed, 1);
         mr_pool_conn_left(b->upstream);
+        mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_CONN_CLOSED,
+                      &(moor_fault){.what = c->close_why});
     }
     mr_conn_destroy(c);
     mr_berth_kick_others(b);

@@ -7,6 +7,7 @@
 #include "core/attempt.h"
 #include "core/berth.h"
 #include "core/conn_out.h"
+#include "core/pool.h"
 #include "core/shard.h"
 
 #include <errno.h>
@@ -192,6 +193,7 @@ static size_t give_protocol(struct mr_conn *c, const struct mr_in *in)
         if (c->protocol->is_multiplexed)
             return c->protocol->input(c, in);
         /* RFC 9112 9.2: a response nobody asked for; nothing after it can be trusted. */
+        c->is_retired = true;
         mr_conn_close(c, "bytes on an idle connection");
         return in->len;
     default:
@@ -232,6 +234,7 @@ static void on_received(struct mr_sock *s, struct mr_buf *buf, uint32_t len)
 {
     struct mr_conn *c = conn_of(s);
     const struct mr_in in = {.buf = buf, .base = buf->data, .len = len};
+    MR_STAT_ADD(c->berth->local, bytes_in, len);
     const size_t taken = c->rest || c->is_paused ? 0 : give(c, &in);
     if (mr_conn_state(c) < MR_CONN_CLOSING && taken < len) {
         if (!keep_rest(c, buf, buf->data + taken, len - taken))
@@ -265,6 +268,7 @@ static void tell_end(struct mr_conn *c)
         mr_conn_fail(c, &fault);
         break;
     default:
+        c->is_retired = true;
         mr_conn_close(c, "the peer closed an idle connection");
         break;
     }
@@ -353,6 +357,7 @@ void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
     const enum mr_conn_state s = mr_conn_state(c);
     if (s >= MR_CONN_CLOSING)
         return;
+    c->is_retired = s == MR_CONN_IDLE && fault->err == MOOR_ERESET;
     if ((s == MR_CONN_LEASED || s == MR_CONN_DRAINING) && c->protocol->ended)
         c->protocol->ended(c, fault);
     if (s == MR_CONN_SECURING || s == MR_CONN_PREPARING)

@@ -61,6 +61,7 @@ struct mr_conn {
     uint8_t state_now;               /* enum mr_conn_state; written by mr_conn_move_to only   */
     bool is_ready;                   /* was secured and prepared once: counted as open        */
     bool is_settled;                 /* its dial is counted as a success or a failure         */
+    bool is_retired;                 /* the peer did something to it while nobody used it     */
     bool is_listed_idle;             /* on the berth's idle list                              */
     bool is_paused;                  /* rest waits for mr_conn_resume                         */
     bool has_ended;                  /* FIN or error seen                                     */

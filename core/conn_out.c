@@ -4,6 +4,7 @@
  */
 #include "core/conn_out.h"
 
+#include "core/pool.h"
 #include "core/shard.h"
 
 #include <errno.h>
@@ -166,6 +167,7 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
     struct mr_outq *q = c->out;
     MR_ASSERT(q && q->sending);
     c->bytes_out += taken;
+    MR_STAT_ADD(c->berth->local, bytes_out, taken);
     if (err) {
         q->sending = 0;
         mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = err, .what = "send"});

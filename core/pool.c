@@ -186,33 +186,43 @@ enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns)
         return MR_GATE_AT_CAP;
     }
     mr_lock_lock(&u->pool->lock);
-    const enum mr_gate_verdict v = mr_gate_enter(&u->gate, now_ns);
+    const uint32_t pool_max = u->pool->options.conns_max_pool;
+    const bool is_full = pool_max && u->pool->conns >= pool_max;
+    const enum mr_gate_verdict v = is_full ? MR_GATE_AT_CAP : mr_gate_enter(&u->gate, now_ns);
+    if (v == MR_GATE_GO)
+        u->pool->conns++;
     mr_lock_unlock(&u->pool->lock);
     if (v != MR_GATE_GO)
         atomic_fetch_sub(&r->conns, 1);
     return v;
 }
 
-void mr_pool_gate_dialed(struct mr_upstream *u)
+bool mr_pool_gate_dialed(struct mr_upstream *u)
 {
     mr_lock_lock(&u->pool->lock);
+    const bool had_failed = u->gate.failures > 0;
     mr_gate_dialed(&u->gate);
     mr_lock_unlock(&u->pool->lock);
+    return had_failed;
 }
 
-void mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
+bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random)
 {
     mr_lock_lock(&u->pool->lock);
+    const bool is_first = u->gate.failures == 0;
     mr_gate_failed(&u->gate, fault, is_ours, now_ns, random);
+    u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
+    return is_first && !is_ours;
 }
 
 void mr_pool_conn_left(struct mr_upstream *u)
 {
     mr_lock_lock(&u->pool->lock);
     mr_gate_left(&u->gate);
+    u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
 }
@@ -305,6 +315,7 @@ void mr_pool_op_end(struct mr_pool_shard *local, struct mr_pool_op *op)
 
 static void finish(struct moor_pool *p)
 {
+    mr_pool_event(p, NULL, MOOR_EVENT_POOL_DRAINED, NULL);
     if (p->on_drained)
         p->on_drained(p->on_drained_user);
     atomic_store(&p->drained_word, 1);
@@ -410,8 +421,12 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
 void mr_pool_leave(struct mr_pool_shard *local)
 {
     local->is_leaving = true;
-    for (struct mr_list *b = local->berths.next; b != &local->berths; b = b->next)
-        mr_berth_drain(MR_CONTAINER_OF(b, struct mr_berth, link));
+    for (struct mr_list *l = local->berths.next; l != &local->berths; l = l->next) {
+        struct mr_berth *b = MR_CONTAINER_OF(l, struct mr_berth, link);
+        uint32_t home = local->shard->index + 1; /* another shard may keep min idle from now on */
+        atomic_compare_exchange_strong(&b->upstream->home, &home, 0);
+        mr_berth_drain(b);
+    }
     abort_local(local);
 }
 
@@ -437,6 +452,8 @@ void moor_pool_drain(moor_pool *p, moor_ms timeout_ms, void (*on_drained)(void *
     if (is_first || deadline < p->drain_deadline_ns)
         p->drain_deadline_ns = deadline;
     mr_lock_unlock(&p->lock);
+    if (is_first)
+        mr_pool_event(p, NULL, MOOR_EVENT_POOL_DRAINING, NULL);
     for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
         struct mr_pool_shard *local = atomic_load_explicit(&p->locals[i], memory_order_acquire);
         if (local)

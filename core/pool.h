@@ -12,6 +12,7 @@
 #include "core/shard.h"
 #include "policy/gate.h"
 
+#include <mooring/event.h>
 #include <mooring/stats.h>
 
 #include <sys/un.h>
@@ -70,6 +71,7 @@ struct moor_pool {
     _Atomic(struct mr_upstream *) upstreams;
     struct mr_upstream *upstream;       /* the one it was opened for; NULL = any                */
     uint32_t upstream_count;
+    uint32_t conns;                     /* of all upstreams, open and being dialled; under lock */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
     _Atomic(uint32_t) state;            /* enum mr_pool_state                                   */
     _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open            */
@@ -105,8 +107,10 @@ struct mr_pool_shard *mr_pool_local(struct moor_pool *p, struct moor_shard *s);
 
 /* The gate, under its lock. enter also asks the runtime's cap; is_ours as in mr_gate_failed. */
 enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns);
-void mr_pool_gate_dialed(struct mr_upstream *u);
-void mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
+/* True: it had failed before. */
+bool mr_pool_gate_dialed(struct mr_upstream *u);
+/* True: it is the first failure in a row. */
+bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random);
 void mr_pool_conn_left(struct mr_upstream *u);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
@@ -114,6 +118,9 @@ bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64
 /* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */
 bool mr_pool_is_home(struct mr_upstream *u, const struct moor_shard *s);
 void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault);
+/* u and fault may be NULL. */
+void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
+                   const moor_fault *fault);
 /* Fills counts and the last connect error. */
 void mr_pool_why(struct mr_upstream *u, moor_why *out);
 

@@ -5,6 +5,7 @@
 #define MOORING_H
 
 #include <mooring/error.h>
+#include <mooring/event.h>
 #include <mooring/handle.h>
 #include <mooring/http.h>
 #include <mooring/options.h>

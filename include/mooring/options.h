@@ -44,7 +44,6 @@ typedef struct moor_runtime_options {
     uint32_t recv_buffers;        /* most receive buffers per shard; 8..32768, 256            */
     uint32_t ring_entries;        /* submission queue; 16..32768, 512                         */
     size_t recv_posted_bytes;     /* bytes posted to the kernel per shard; 4 KiB..64 MiB, 1 MiB */
-    size_t copy_threshold;        /* chunks up to this are copied when buffers run low; 2 KiB */
     uint32_t conns_max_runtime;   /* over all pools; 0 = no cap but descriptors and memory    */
     uint32_t dns_cache_max;       /* names; 1024                                              */
     const char *io_backend;       /* "auto", "io_uring" or "epoll"                            */
@@ -64,6 +63,7 @@ typedef struct moor_runtime_options {
     void *log_user;
 } moor_runtime_options;
 
+struct moor_event;
 /* Texts are borrowed until moor_pool_open has returned. MOOR_FOREVER where it says "or forever". */
 typedef struct moor_pool_options {
     size_t size;                  /* set by moor_pool_options_init                            */
@@ -99,6 +99,9 @@ typedef struct moor_pool_options {
     uint32_t header_count_max;    /* of a reply's head; 128                                   */
     uint32_t stream_queue_max;    /* pieces unsent on a byte stream; 1024                     */
     uint32_t replays_max;         /* a request is sent again where safe; 0..10, 2             */
+    void (*on_event)(void *user, const struct moor_event *e); /* on the shard it happens on;
+                                     reading statistics is the only call of ours allowed inside */
+    void *event_user;
 } moor_pool_options;
 
 /* Fills in defaults, never reads the environment. */

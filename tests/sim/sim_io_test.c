@@ -539,7 +539,7 @@ static void test_polls_fire_once_or_not_at_all(void **state)
     assert_int_equal(out, POLLOUT);
     assert_int_equal(in, 0);
     sim_peer_write(only_wire(&f), "x", 1);
-    UNTIL(&f, in);
+    UNTIL(&f, *(volatile uint32_t *)&in);
     assert_int_equal(in, POLLIN);
     in = 0;
     turn(&f, 1);

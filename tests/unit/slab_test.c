@@ -115,7 +115,7 @@ static void test_tiny_items_have_room_for_slot_and_link(void **state)
     (void)state;
     struct mr_slab tiny;
     mr_slab_init(&tiny, &heap, 1, 4);
-    assert_int_equal(tiny.item_size, 32);
+    assert_true(tiny.item_size >= sizeof(struct moor_slot_) + sizeof(void *));
     struct moor_slot_ *s = mr_slab_take(&tiny);
     atomic_store(&s->generation, 3);
     mr_slab_give(&tiny, s);
