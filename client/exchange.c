@@ -9,6 +9,10 @@
 
 #include <string.h>
 
+/* How long the rest of a canceled response may take to come. */
+#define DRAIN_TIME_NS MR_NS_PER_SEC
+
+static void free_if_over(struct mr_exchange *x);
 static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused);
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why);
 static void asked(struct moor_slot_ *slot, unsigned what);
@@ -125,10 +129,35 @@ static void let_go_of_conn(struct mr_exchange *x, bool is_reusable)
     mr_berth_release(c, is_reusable);
 }
 
+/* A canceled response whose rest is small costs less to read than a new conn. */
+static bool may_drain(const struct mr_exchange *x)
+{
+    return x->conn && x->is_canceled && !x->is_aborted && x->has_head && !x->outs && !x->wants_close &&
+           (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT) &&
+           x->reply->head.keep_alive && x->reply->head.body == MR_H1_BODY_LENGTH &&
+           x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
+           mr_conn_state(x->conn) == MR_CONN_LEASED;
+}
+
+static void begin_draining(struct mr_exchange *x)
+{
+    x->is_draining = true;
+    mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->slot.shard) + DRAIN_TIME_NS);
+    mr_conn_resume(x->conn);
+}
+
+static void end_draining(struct mr_exchange *x, bool is_reusable)
+{
+    x->is_draining = false;
+    mr_loop_untimer(loop_of(x), &x->stage);
+    let_go_of_conn(x, is_reusable);
+    free_if_over(x);
+}
+
 /* Frees once the kernel looks at none of our bytes and on_done has run. */
 static void free_if_over(struct mr_exchange *x)
 {
-    if (!x->is_over || x->outs)
+    if (!x->is_over || x->outs || x->is_draining)
         return;
     struct mr_pool_shard *local = x->berth->local;
     mr_loop_undefer(&x->end);
@@ -155,7 +184,10 @@ void mr_exchange_finish(struct mr_exchange *x)
     mr_loop_untimer(loop_of(x), &x->total);
     mr_loop_untimer(loop_of(x), &x->stage);
     mr_berth_cancel(&x->claim);
-    let_go_of_conn(x, false);
+    if (may_drain(x))
+        begin_draining(x);
+    else
+        let_go_of_conn(x, false);
     mr_body_let_go(x);
     mr_op_end(&x->slot);
     mr_window_fini(&x->window);
@@ -179,6 +211,10 @@ void mr_exchange_finish(struct mr_exchange *x)
 void mr_exchange_complete(struct mr_exchange *x, bool is_conn_reusable)
 {
     const bool is_sent = x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT;
+    if (x->is_draining) {
+        end_draining(x, is_conn_reusable);
+        return;
+    }
     /* An answer before the whole request was sent: the rest would be read as the next request. */
     let_go_of_conn(x, is_conn_reusable && is_sent && !x->wants_close && !x->outs);
     mr_exchange_finish(x);
@@ -235,6 +271,10 @@ void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_
     } else {
         let_go_of_conn(x, false);
     }
+    if (x->is_draining) {
+        end_draining(x, false);
+        return;
+    }
     if (!may_replay(x, fault, had_sent)) {
         mr_exchange_finish(x);
         return;
@@ -289,7 +329,9 @@ static void fire_stage(struct mr_timer *t, int64_t now_ns)
 {
     (void)now_ns;
     struct mr_exchange *x = MR_CONTAINER_OF(t, struct mr_exchange, stage);
-    if (x->body_state == MR_BODY_WAITING)
+    if (x->is_draining)
+        end_draining(x, false);
+    else if (x->body_state == MR_BODY_WAITING)
         mr_exchange_continue(x);
     else
         end_with(x, MOOR_ETIMEDOUT, "wait for the response's first byte");
@@ -312,6 +354,8 @@ static void cancel(struct mr_exchange *x, const char *what)
     x->is_canceled = true;
     if (!x->is_over)
         end_with(x, MOOR_ECANCELED, what);
+    else if (x->is_draining)
+        end_draining(x, false);
 }
 
 static void asked(struct moor_slot_ *slot, unsigned what)
@@ -325,5 +369,7 @@ static void asked(struct moor_slot_ *slot, unsigned what)
 
 static void aborted(struct mr_pool_op *op)
 {
-    cancel(MR_CONTAINER_OF(op, struct mr_exchange, op), "the pool was closed");
+    struct mr_exchange *x = MR_CONTAINER_OF(op, struct mr_exchange, op);
+    x->is_aborted = true;
+    cancel(x, "the pool was closed");
 }

@@ -66,7 +66,9 @@ struct mr_exchange {
     moor_fault fault;
     moor_why why;
     uint32_t replays;
-    bool is_reused, has_why, is_canceled, is_over, is_replaying;
+    bool is_reused, has_why, is_canceled, is_aborted, is_over, is_replaying;
+    bool has_head;                       /* of the final response                             */
+    bool is_draining;                    /* over for the caller; the rest is read to save conn */
     bool had_sent;                       /* has_sent, of the conn that broke                  */
 };
 

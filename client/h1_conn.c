@@ -44,6 +44,8 @@ static void tell_head(struct mr_exchange *x)
 /* False: the exchange is over. */
 static bool tell_body(struct mr_exchange *x, const struct mr_in *in, moor_span body)
 {
+    if (x->is_draining)
+        return true;
     x->bytes_down += body.len;
     if (!x->handlers->on_chunk)
         return true;
@@ -83,6 +85,7 @@ static void head_came(struct mr_exchange *x)
 {
     if (x->body_state == MR_BODY_WAITING)
         mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
+    x->has_head = true;
     tell_head(x);
 }
 
