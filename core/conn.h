@@ -6,6 +6,7 @@
 #define MR_CORE_CONN_H
 
 #include "alloc/slab.h"
+#include "base/state.h"
 #include "core/filter.h"
 #include "core/loop.h"
 #include "core/protocol.h"
@@ -58,7 +59,7 @@ struct mr_conn {
     uint64_t bytes_out;              /* handed to the kernel since the conn was made          */
     uint32_t uses;                   /* claims granted                                        */
     uint32_t capacity, used;         /* claims it can carry, carries                          */
-    uint8_t state_now;               /* enum mr_conn_state; written by mr_conn_move_to only   */
+    struct mr_sm sm;                 /* enum mr_conn_state; written by mr_conn_move_to only   */
     bool is_ready;                   /* was secured and prepared once: counted as open        */
     bool is_settled;                 /* its dial is counted as a success or a failure         */
     bool is_retired;                 /* the peer did something to it while nobody used it     */
@@ -70,12 +71,14 @@ struct mr_conn {
     const char *close_why;           /* static text                                           */
 };
 
+extern const struct mr_machine mr_conn_machine;
+
 const char *mr_conn_state_name(enum mr_conn_state s);
 static inline enum mr_conn_state mr_conn_state(const struct mr_conn *c)
 {
-    return (enum mr_conn_state)c->state_now;
+    return (enum mr_conn_state)c->sm.state;
 }
-/* The only writer of the state; asserts that the table allows the move. */
+/* The only writer of the state; panics unless the table allows the move. */
 void mr_conn_move_to(struct mr_conn *c, enum mr_conn_state to);
 
 /* From the shard's slab, state NEW, in no list. NULL: out of memory. */

@@ -73,6 +73,7 @@ moor_err mr_runtime_create(const moor_runtime_options *o, const struct mr_runtim
     mr_lock_init(&r->lock);
     mr_lock_init(&r->gone_lock);
     mr_list_init(&r->pools);
+    mr_panic_set_hook(mr_trace_panic);
     mr_log_init(&r->log, r->options.log_level, r->options.on_log, r->options.log_user, r->clock);
     moor_err e = mr_options_keep(MR_OPTION_RUNTIME, &r->options, &r->heap);
     if (!e)

@@ -23,6 +23,7 @@ moor_shard *moor_shard_self(void)
 void mr_shard_enter(struct moor_shard *s)
 {
     current = s;
+    mr_trace_use(s ? &s->mine.trace : NULL);
 }
 
 /* ---- making and ending ---- */
@@ -86,6 +87,7 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
         MR_CONTAINER_OF(l, struct mr_pool_shard, link)->is_leaving = false;
     mr_lock_unlock(&r->gone_lock);
+    s->mine.trace.now_ns = &s->mine.loop.now_ns;
     s->mine.is_over = false;
     s->mine.message_gap_ns = MR_NS_PER_SEC;
     mr_inbox_open(&s->shared.inbox);

@@ -8,6 +8,7 @@
 #include "alloc/arena.h"
 #include "alloc/slab.h"
 #include "base/assert.h"
+#include "base/trace.h"
 #include "core/inbox.h"
 #include "core/loop.h"
 #include "core/resolver.h"
@@ -42,6 +43,7 @@ struct moor_shard {
         bool is_over;                 /* asked to stop, threaded shards                  */
         int64_t message_gap_ns;       /* smoothed time between messages                  */
         int64_t message_last_ns;
+        struct mr_trace trace;        /* what a panic on this thread prints              */
     } mine;
     struct {
         struct mr_inbox inbox;
