@@ -433,7 +433,7 @@ static void feed_waiters(struct mr_berth *b)
         last.safe_to_retry = true;
         fail_waiters(b, &last);
     } else {
-        mr_loop_timer(loop_of(b), &b->retry, retry_at);
+        mr_berth_retry_by(b, retry_at);
     }
 }
 
@@ -451,7 +451,7 @@ static void top_up(struct mr_berth *b)
         int64_t retry_at;
         if (verdict == MR_GATE_BACKOFF) {
             mr_pool_is_upstream_down(u, &last, &retry_at);
-            mr_loop_timer(loop_of(b), &b->retry, retry_at);
+            mr_berth_retry_by(b, retry_at);
         }
         return;
     }
@@ -468,6 +468,12 @@ static void run_feed(struct mr_deferred *d)
         feed_waiters(b);
     if (options_of(b)->conns_min_idle && mr_pool_is_home(b->upstream, b->shard))
         top_up(b);
+}
+
+void mr_berth_retry_by(struct mr_berth *b, int64_t at_ns)
+{
+    if (!mr_timer_is_armed(&b->retry) || at_ns < b->retry.at_ns)
+        mr_loop_timer(loop_of(b), &b->retry, at_ns);
 }
 
 static void fire_retry(struct mr_timer *t, int64_t now_ns)

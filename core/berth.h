@@ -117,6 +117,8 @@ void mr_berth_kick(struct mr_berth *b);
 
 /* Gets conns for the waiters, later in this turn. */
 void mr_berth_feed_later(struct mr_berth *b);
+/* Looks again at the latest then. */
+void mr_berth_retry_by(struct mr_berth *b, int64_t at_ns);
 /* Shards that wait for this upstream hear that caps have room. */
 void mr_berth_kick_others(struct mr_berth *b);
 /* Off the idle list and onto the busy one, still IDLE: the newest or the oldest. NULL: none. */

@@ -367,7 +367,8 @@ void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
 
 void mr_conn_close(struct mr_conn *c, const char *why)
 {
-    if (mr_conn_state(c) >= MR_CONN_CLOSING)
+    /* NEW: a slot that waits for a conn of another shard; what arrives in it is closed then. */
+    if (mr_conn_state(c) >= MR_CONN_CLOSING || mr_conn_state(c) == MR_CONN_NEW)
         return;
     if (mr_conn_state(c) == MR_CONN_CONNECTING) {
         mr_attempt_abandon(c->attempt);

@@ -78,7 +78,7 @@ bool mr_move_ask(struct mr_berth *b, bool is_needed)
     m->asked_ns = mr_shard_now(b->shard);
     b->asking++;
     b->moving_in++;
-    mr_loop_timer(&b->shard->mine.loop, &b->retry, m->asked_ns + MR_MOVE_PATIENCE_NS);
+    mr_berth_retry_by(b, m->asked_ns + MR_MOVE_PATIENCE_NS);
     return true;
 }
 
