@@ -16,7 +16,16 @@
 #include <mooring/runtime.h>
 
 /* Kinds of fixed-size objects a shard keeps slabs of; the floor that owns the type names its size. */
-enum mr_slab_id { MR_SLAB_CONN, MR_SLAB_OUTQ, MR_SLAB_REST, MR_SLAB_LOAN, MR_SLAB_LEASE, MR_SLAB_EXCHANGE, MR_SLABS };
+enum mr_slab_id {
+    MR_SLAB_CONN,
+    MR_SLAB_OUTQ,
+    MR_SLAB_REST,
+    MR_SLAB_LOAN,
+    MR_SLAB_LEASE,
+    MR_SLAB_PIECE,
+    MR_SLAB_EXCHANGE,
+    MR_SLABS
+};
 
 enum mr_shard_state {
     MR_SHARD_STARTING,
@@ -72,6 +81,15 @@ struct mr_slab *mr_shard_slab(struct moor_shard *s, enum mr_slab_id id, size_t s
 
 static inline int64_t mr_shard_now(const struct moor_shard *s)
 {
+    return s->mine.loop.now_ns;
+}
+
+/* The time of a call from outside: between turns an adopter may have been away for long, so the clock is
+ * looked at again. */
+static inline int64_t mr_shard_refresh(struct moor_shard *s)
+{
+    if (!s->mine.is_turning)
+        s->mine.loop.now_ns = mr_clock_now(s->mine.loop.clock);
     return s->mine.loop.now_ns;
 }
 

@@ -46,7 +46,6 @@ typedef struct moor_http_request {
     moor_ms first_byte_timeout_ms; /* from sending to the response's first byte; the pool's
                                       first_byte_timeout_ms by default                      */
 } moor_http_request;
-#define MOOR_TIMEOUT_OF_POOL ((moor_ms)-2)
 MOOR_API void moor_http_request_init_sized(moor_http_request *r, size_t size) MOOR_ANY_THREAD;
 #define moor_http_request_init(r) moor_http_request_init_sized((r), sizeof *(r))
 

@@ -64,7 +64,8 @@ typedef struct moor_why {
 /* ---- leases: exclusive use of a connection, for byte streams ---- */
 typedef struct moor_acquire_options {
     size_t size;
-    moor_ms timeout_ms;     /* made absolute once, at the call; the pool's acquire_timeout_ms by default */
+    moor_ms timeout_ms;     /* made absolute once, at the call; MOOR_TIMEOUT_OF_POOL by default: the
+                               pool's acquire_timeout_ms                                    */
 } moor_acquire_options;
 MOOR_API void moor_acquire_options_init_sized(moor_acquire_options *o, size_t size) MOOR_ANY_THREAD;
 #define moor_acquire_options_init(o) moor_acquire_options_init_sized((o), sizeof *(o))

@@ -30,6 +30,7 @@ typedef struct moor_span {
 typedef int64_t moor_ms; /* options and timeouts: milliseconds, relative to the call */
 typedef int64_t moor_ns; /* results: nanoseconds                                     */
 
-#define MOOR_FOREVER ((moor_ms)-1) /* no limit */
+#define MOOR_FOREVER         ((moor_ms)-1) /* no limit                        */
+#define MOOR_TIMEOUT_OF_POOL ((moor_ms)-2) /* what the pool's options say     */
 
 #endif
