@@ -6,6 +6,7 @@
 #include "base/span.h"
 #include "client/exchange.h"
 #include "core/shard.h"
+#include "core/stream.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -117,9 +118,9 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
                           const moor_pool_options *given, moor_pool **out_pool)
 {
     const bool is_http = !u || u->scheme == MR_URL_HTTP;
-    if (!is_http)
+    if (!is_http && u->scheme != MR_URL_TCP && u->scheme != MR_URL_UNIX)
         return refuse(r, MOOR_ENOSYS, "this build does not speak the scheme", text);
-    if (is_http && u && !mr_span_is_equal(u->target, mr_span_cstr("/")))
+    if (u && !mr_span_is_equal(u->target, mr_span_cstr(is_http ? "/" : "")))
         return refuse(r, MOOR_EINVAL, "a pool's URL has no path or query: give it per request",
                       text);
     if (!is_http && u->has_userinfo)
@@ -135,7 +136,7 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
         snprintf(name, sizeof name, "%s:%u", (const char *)u->host.base, u->port);
     struct mr_pool_spec spec = {
         .name = name,
-        .protocol = &mr_h1_protocol,
+        .protocol = is_http ? &mr_h1_protocol : &mr_stream_protocol,
         .unwire = unwire,
     };
     MR_TRY(resolve_options(r, given, name, !u, &spec.options));
