@@ -1,9 +1,9 @@
 /*
  * Opens conns and rests, so that bench/load/memory can look at the process from outside:
- * `load_conns -c CONNS URL` makes that many requests at once (the URL must answer late enough that
- * all are under way together, or one conn serves two), waits until all conns are idle, says so in
- * one line, and ends when its standard input does. The main thread waits; the shard is a thread of
- * the library.
+ * `load_conns -c CONNS [-n REQUESTS] URL` makes so many requests at once, waits until all conns are
+ * idle, says so in one line, and ends when its standard input does. With as many requests as conns
+ * (the default) the URL must answer late enough that all are under way together; with fewer the
+ * pool is told to keep CONNS idle. The main thread waits; the shard is a thread of the library.
  */
 #include <mooring/mooring.h>
 
@@ -20,6 +20,7 @@ struct crowd {
     moor_pool *pool;
     moor_http_request request;
     uint32_t conns;
+    uint32_t requests;
     atomic_uint done;
     atomic_uint failed;
 };
@@ -45,7 +46,7 @@ static const moor_http_handlers handlers = {
 static void send_all(void *user)
 {
     struct crowd *c = user;
-    for (uint32_t i = 0; i < c->conns; i++) {
+    for (uint32_t i = 0; i < c->requests; i++) {
         if (moor_http_send(c->pool, &c->request, &handlers, c, NULL) != MOOR_OK) {
             atomic_fetch_add(&c->failed, 1);
             atomic_fetch_add(&c->done, 1);
@@ -60,14 +61,15 @@ static bool wait_for(const struct crowd *c)
     for (int waited = 0; waited < PATIENCE_MS; waited += LOOK_MS) {
         moor_stats s = {.size = sizeof s};
         moor_stats_read(c->pool, &s);
-        if (s.conns_idle >= c->conns && atomic_load(&c->done) >= c->conns)
+        if (s.conns_idle >= c->conns && atomic_load(&c->done) >= c->requests)
             return true;
         nanosleep(&pause, NULL);
     }
     moor_stats s = {.size = sizeof s};
     moor_stats_read(c->pool, &s);
     fprintf(stderr, "after %d s %u of %u requests are done and %llu conns idle\n",
-            PATIENCE_MS / 1000, atomic_load(&c->done), c->conns, (unsigned long long)s.conns_idle);
+            PATIENCE_MS / 1000, atomic_load(&c->done), c->requests,
+            (unsigned long long)s.conns_idle);
     return false;
 }
 
@@ -76,7 +78,7 @@ static int open_pool(struct crowd *c, moor_runtime *runtime, const char *origin)
     moor_pool_options o;
     moor_pool_options_init(&o);
     o.conns_max = c->conns;
-    o.conns_min_idle = 0;
+    o.conns_min_idle = c->requests < c->conns ? c->conns : 0;
     o.waiters_max = c->conns;
     o.dials_max = 64;
     o.idle_timeout_ms = MOOR_FOREVER;
@@ -115,13 +117,18 @@ int main(int argc, char **argv)
 {
     static struct crowd c;
     char origin[128];
-    for (int option; (option = getopt(argc, argv, "c:")) != -1;)
+    for (int option; (option = getopt(argc, argv, "c:n:")) != -1;) {
         if (option == 'c')
             c.conns = (uint32_t)strtoul(optarg, NULL, 10);
+        if (option == 'n')
+            c.requests = (uint32_t)strtoul(optarg, NULL, 10);
+    }
+    if (c.requests == 0)
+        c.requests = c.conns;
     const char *url = optind + 1 == argc ? argv[optind] : "";
     const char *path = strncmp(url, "http://", 7) == 0 ? strchr(url + 7, '/') : NULL;
     if (!path || c.conns == 0 || (size_t)(path - url) >= sizeof origin) {
-        fprintf(stderr, "usage: %s -c CONNS http://HOST:PORT/PATH\n", argv[0]);
+        fprintf(stderr, "usage: %s -c CONNS [-n REQUESTS] http://HOST:PORT/PATH\n", argv[0]);
         return 2;
     }
     snprintf(origin, sizeof origin, "%.*s", (int)(path - url), url);
