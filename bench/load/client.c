@@ -36,6 +36,8 @@ static bool read_option(struct load_job *job, int option)
     case 'n':
         job->requests = strtoull(optarg, &end, 10);
         return !errno && !*end && job->requests > 0;
+    case 'p':
+        return job->is_plain = true;
     default:
         return false;
     }
@@ -45,7 +47,7 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
 {
     struct load_job job = {.conc = 64, .requests = UINT64_MAX, .seconds = 0};
     bool is_valid = true;
-    for (int option; is_valid && (option = getopt(argc, argv, "c:d:n:V")) != -1;) {
+    for (int option; is_valid && (option = getopt(argc, argv, "c:d:n:pV")) != -1;) {
         if (option == 'V') {
             puts(version);
             exit(0);
@@ -61,7 +63,8 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
             return true;
         }
     }
-    fprintf(stderr, "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] http://ADDRESS:PORT/PATH\n",
+    fprintf(stderr,
+            "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] [-p] http://ADDRESS:PORT/PATH\n",
             argv[0]);
     return false;
 }

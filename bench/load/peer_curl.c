@@ -2,7 +2,8 @@
  * The peer: libcurl's multi interface as fast as it goes. Event-driven (multi_socket_action on
  * epoll), handles set up once and added again for each request, one write callback that counts.
  * curl takes a socket out of the set after each reply and puts it back for the next request; we
- * leave it in the set meanwhile, which saves two system calls a request. One thread.
+ * leave it in the set meanwhile, which saves two system calls a request. With -p we do as told, as
+ * curl's own examples do. One thread.
  */
 #include "client.h"
 
@@ -39,14 +40,15 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *o
     struct peer *p = user;
     (void)easy;
     (void)of_socket;
-    if (what == CURL_POLL_REMOVE || fd >= FDS_MAX)
-        return 0;
-    const uint32_t wanted = (what & CURL_POLL_IN ? EPOLLIN : 0u) |
-                            (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
-    if (p->polled[fd] == wanted)
+    if (fd >= FDS_MAX)
+        return -1;
+    uint32_t wanted = 0;
+    if (what != CURL_POLL_REMOVE) /* no set of bits like the others */
+        wanted = (what & CURL_POLL_IN ? EPOLLIN : 0u) | (what & CURL_POLL_OUT ? EPOLLOUT : 0u);
+    if (p->polled[fd] == wanted || (!wanted && !p->job->is_plain))
         return 0;
     struct epoll_event event = {.events = wanted, .data.fd = fd};
-    const int how = p->polled[fd] ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    const int how = !wanted ? EPOLL_CTL_DEL : p->polled[fd] ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled[fd] = wanted;
     return epoll_ctl(p->epoll, how, fd, &event);
 }
