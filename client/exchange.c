@@ -104,8 +104,15 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     }
     x->outs++;
     mr_body_begin(x);
-    if (x->first_byte_limit != MR_NEVER && x->body_state != MR_BODY_WAITING)
-        mr_loop_timer(loop_of(x), &x->stage, x->granted_ns + x->first_byte_limit);
+}
+
+/* The whole request has left: from here the response's first byte is due. */
+static void begin_waiting(struct mr_exchange *x)
+{
+    if (x->first_byte_limit != MR_NEVER && !x->first_byte_ns &&
+        (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT))
+        mr_loop_timer(loop_of(x), &x->stage,
+                      mr_shard_now(x->slot.shard) + x->first_byte_limit);
 }
 
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why)
@@ -308,10 +315,12 @@ void mr_exchange_out_gone(struct mr_exchange *x)
     MR_ASSERT(x->outs > 0);
     x->outs--;
     if (x->outs == 0 && !x->is_over) {
-        if (x->is_replaying)
+        if (x->is_replaying) {
             mr_loop_defer(loop_of(x), &x->end);
-        else
+        } else {
             mr_body_room(x);
+            begin_waiting(x);
+        }
     }
     free_if_over(x);
 }
@@ -341,12 +350,8 @@ void mr_exchange_continue(struct mr_exchange *x)
 {
     if (x->body_state != MR_BODY_WAITING)
         return;
+    mr_loop_untimer(loop_of(x), &x->stage);
     mr_body_go(x);
-    if (x->first_byte_limit != MR_NEVER)
-        mr_loop_timer(loop_of(x), &x->stage,
-                      mr_shard_now(x->slot.shard) + x->first_byte_limit);
-    else
-        mr_loop_untimer(loop_of(x), &x->stage);
 }
 
 static void cancel(struct mr_exchange *x, const char *what)

@@ -224,8 +224,13 @@ static moor_err run_elsewhere(struct fetch *f)
 static moor_err run_here(struct fetch *f, struct moor_shard *s)
 {
     run_fetch(f);
-    while (!atomic_load_explicit(&f->word, memory_order_acquire))
-        MR_TRY(moor_shard_wait(s, MOOR_FOREVER));
+    while (!atomic_load_explicit(&f->word, memory_order_acquire)) {
+        const moor_err e = moor_shard_wait(s, MOOR_FOREVER);
+        if (e == MOOR_EFORKED)
+            return e; /* in the child nothing runs that could look at `f` */
+        if (e)
+            moor_cancel(f->op); /* on_done still has to run: `f` is on this stack */
+    }
     return MOOR_OK;
 }
 

@@ -225,7 +225,9 @@ static moor_err submit(struct moor_pool *p, const moor_http_request *r,
 moor_err moor_http_send(moor_pool *p, const moor_http_request *request,
                         const moor_http_handlers *handlers, void *user, moor_op *out_op)
 {
-    MR_FAIL_IF(!p || !request || !handlers || !handlers->on_done, MOOR_EINVAL);
+    MR_FAIL_IF(!p || !request || !handlers || handlers->size < sizeof *handlers ||
+                   !handlers->on_done,
+               MOOR_EINVAL);
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
     struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(!s || s->runtime != p->runtime, MOOR_EWRONGTHREAD);
@@ -244,6 +246,10 @@ moor_err moor_http_send(moor_pool *p, const moor_http_request *request,
     moor_err e = find_target(p, request->url, &t);
     if (!e)
         e = submit(p, request, handlers, user, &t, out_op);
+    if (t.userinfo_len) {
+        explicit_bzero(t.userinfo, sizeof t.userinfo);
+        explicit_bzero(t.storage, t.storage_size);
+    }
     if (t.storage)
         mr_heap_free(&p->runtime->heap, t.storage, t.storage_size);
     return e;

@@ -192,7 +192,7 @@ void mr_attempt_succeeded(struct mr_conn *c)
     mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_CONN_OPENED, NULL);
     if (had_failed)
         mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_UPSTREAM_UP, NULL);
-    mr_berth_kick_others(b);
+    mr_berth_kick_waiting(b->upstream);
     mr_berth_feed_later(b);
 }
 
@@ -212,6 +212,6 @@ void mr_attempt_failed(struct mr_berth *b, const moor_fault *fault)
     }
     if (is_first)
         mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_UPSTREAM_DOWN, fault);
-    mr_berth_kick_others(b);
+    mr_berth_kick_waiting(b->upstream);
     mr_berth_feed_later(b);
 }

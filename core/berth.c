@@ -45,6 +45,7 @@ struct mr_berth *mr_berth_of(struct mr_upstream *u, struct moor_shard *s)
     mr_list_init(&b->shared);
     mr_list_init(&b->busy);
     mr_list_init(&b->waiters);
+    mr_list_init(&b->fresh);
     mr_list_init(&b->moves);
     b->expires_min_ns = MR_NEVER;
     b->sweep.fire = fire_sweep;
@@ -61,7 +62,7 @@ struct mr_berth *mr_berth_of(struct mr_upstream *u, struct moor_shard *s)
 void mr_berth_destroy(struct mr_berth *b)
 {
     MR_ASSERT(mr_list_is_empty(&b->idle) && mr_list_is_empty(&b->shared));
-    MR_ASSERT(mr_list_is_empty(&b->busy) && mr_list_is_empty(&b->waiters));
+    MR_ASSERT(mr_list_is_empty(&b->busy) && b->waiter_count == 0);
     MR_ASSERT(mr_list_is_empty(&b->moves));
     mr_heap_free(&b->shard->runtime->heap, b, sizeof *b);
 }
@@ -88,6 +89,8 @@ static void publish_idle(struct mr_berth *b)
 static void publish_waiting(struct mr_berth *b)
 {
     struct mr_list *first = mr_list_first(&b->waiters);
+    if (!first)
+        first = mr_list_first(&b->fresh);
     atomic_store_explicit(&b->waiters_seen, b->waiter_count, memory_order_relaxed);
     const int64_t since =
         first ? MR_CONTAINER_OF(first, struct mr_claim, link)->asked_ns : MR_NEVER;
@@ -198,7 +201,7 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
     claim->berth = b;
     claim->timer.fire = fire_deadline;
     claim->reason = MOOR_WAIT_CONNECTING;
-    mr_list_push_back(&b->waiters, &claim->link);
+    mr_list_push_back(claim->wants_fresh ? &b->fresh : &b->waiters, &claim->link);
     b->waiter_count++;
     MR_STAT_ADD(b->local, waiters, 1);
     publish_waiting(b);
@@ -245,8 +248,19 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
                              .what = "wait for a connection"});
 }
 
+/* No dial can be begun for those who want a new conn: a used one is better than none. They go first,
+ * they have waited before. */
+static void accept_any(struct mr_berth *b)
+{
+    for (struct mr_list *l; (l = mr_list_last(&b->fresh));) {
+        mr_list_remove(l);
+        mr_list_push_front(&b->waiters, l);
+    }
+}
+
 static void fail_waiters(struct mr_berth *b, const moor_fault *fault)
 {
+    accept_any(b);
     /* Moved aside: a failed() that acquires again must not be failed by the same fault. */
     struct mr_list aside;
     mr_list_take_all(&aside, &b->waiters);
@@ -259,6 +273,19 @@ static void fail_waiters(struct mr_berth *b, const moor_fault *fault)
         fail_claim(b, claim, fault);
     }
     publish_waiting(b);
+}
+
+/* The newest idle conn is new: it is for who wants one. */
+static void serve_fresh(struct mr_berth *b)
+{
+    struct mr_list *l = mr_list_first(&b->fresh);
+    struct mr_conn *c = l ? mr_berth_take_idle(b, false) : NULL;
+    if (!c)
+        return;
+    struct mr_claim *claim = MR_CONTAINER_OF(l, struct mr_claim, link);
+    unwait(b, claim);
+    publish_waiting(b);
+    grant(b, c, claim);
 }
 
 static void serve(struct mr_berth *b)
@@ -324,7 +351,9 @@ void mr_berth_ready(struct mr_conn *c)
     }
     if (mr_conn_state(c) == MR_CONN_IDLE) {
         list_idle(b, c);
-        if (mr_move_donate(b, c))
+        if (c->uses == 0)
+            serve_fresh(b);
+        if (mr_conn_state(c) == MR_CONN_IDLE && mr_move_donate(b, c))
             return;
     } else if (mr_conn_state(c) == MR_CONN_LEASED) {
         mr_list_remove(&c->link);
@@ -369,7 +398,7 @@ void mr_berth_closed(struct mr_conn *c)
                       &(moor_fault){.what = c->close_why});
     }
     mr_conn_destroy(c);
-    mr_berth_kick_others(b);
+    mr_berth_kick_waiting(b->upstream);
     mr_berth_feed_later(b);
     mr_pool_unhold(b->local);
 }
@@ -381,8 +410,10 @@ void mr_berth_feed_later(struct mr_berth *b)
     mr_loop_defer(loop_of(b), &b->feed);
 }
 
-static moor_wait_reason reason_of(int verdict)
+static moor_wait_reason reason_of(int verdict, moor_err last)
 {
+    if (verdict == MR_GATE_BACKOFF && last == MOOR_ENOFILES)
+        return MOOR_WAIT_FILES;
     switch (verdict) {
     case MR_GATE_AT_CAP:
         return MOOR_WAIT_AT_CAP;
@@ -424,12 +455,17 @@ static void feed_waiters(struct mr_berth *b)
             continue;
         break;
     }
-    note_reason(b, reason_of(verdict));
-    if (verdict != MR_GATE_BACKOFF)
-        return;
     moor_fault last;
     int64_t retry_at;
-    if (mr_pool_is_upstream_down(b->upstream, &last, &retry_at)) {
+    const bool is_down = mr_pool_is_upstream_down(b->upstream, &last, &retry_at);
+    accept_any(b);
+    serve(b);
+    note_reason(b, reason_of(verdict, last.err));
+    if (verdict == MR_GATE_AT_CAP && b->waiter_count && mr_pool_shares_caps(b->upstream->pool))
+        mr_pool_make_room(b);
+    if (verdict != MR_GATE_BACKOFF || !b->waiter_count)
+        return;
+    if (is_down && last.err) {
         last.safe_to_retry = true;
         fail_waiters(b, &last);
     } else {
@@ -497,14 +533,14 @@ void mr_berth_kick(struct mr_berth *b)
         atomic_store(&b->is_kicked, false);
 }
 
-void mr_berth_kick_others(struct mr_berth *b)
+void mr_berth_kick_waiting(struct mr_upstream *u)
 {
-    const uint32_t count = atomic_load_explicit(&b->shard->runtime->shard_count,
+    const uint32_t count = atomic_load_explicit(&u->pool->runtime->shard_count,
                                                 memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
-        struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[i], memory_order_acquire);
-        if (o && o != b && atomic_load_explicit(&o->waiting_since, memory_order_relaxed) != MR_NEVER)
-            mr_berth_kick(o);
+        struct mr_berth *b = atomic_load_explicit(&u->berths[i], memory_order_acquire);
+        if (b && atomic_load_explicit(&b->waiting_since, memory_order_relaxed) != MR_NEVER)
+            mr_berth_kick(b);
     }
 }
 
@@ -557,8 +593,11 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 
 void mr_berth_drain(struct mr_berth *b)
 {
-    fail_waiters(b, &(moor_fault){.err = MOOR_ECLOSED, .safe_to_retry = true,
-                                  .what = "the pool is draining"});
+    const moor_fault closed = {
+        .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "the pool is draining"};
+    const moor_fault left = {
+        .err = MOOR_ECANCELED, .safe_to_retry = true, .what = "the shard was left"};
+    fail_waiters(b, b->local->is_leaving ? &left : &closed);
     struct mr_list *l;
     while ((l = mr_list_first(&b->idle)))
         mr_conn_close(MR_CONTAINER_OF(l, struct mr_conn, link), "pool is draining");

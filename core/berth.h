@@ -29,7 +29,7 @@ struct mr_claim {
     struct mr_berth *berth;     /* set while waiting                                          */
     int64_t asked_ns;
     int64_t deadline_ns;        /* absolute; MR_NEVER                                         */
-    bool wants_fresh;           /* a replay: rather a dial than an idle conn                  */
+    bool wants_fresh;           /* a replay: a dial, and an idle conn only if none can be begun */
     moor_wait_reason reason;    /* why it (last) waited                                       */
     /* May be called inside mr_berth_acquire. The conn is LEASED and clean. */
     void (*granted)(struct mr_claim *c, struct mr_conn *conn, bool is_reused);
@@ -67,7 +67,9 @@ struct mr_berth {
     struct mr_list shared;           /* 0 < used < capacity                                     */
     struct mr_list busy;             /* full, being made, moving, draining or closing           */
     struct mr_list waiters;          /* mr_claim: FIFO                                          */
-    uint32_t idle_count, waiter_count;
+    struct mr_list fresh;            /* mr_claim: those who want a conn nobody has used         */
+    uint32_t idle_count;
+    uint32_t waiter_count;           /* in both                                                 */
     uint32_t dialing;                /* conns of ours being resolved, connected or secured      */
     uint32_t moving_in, asking;      /* moves asked of others; of those, not late               */
     uint32_t next_other;             /* rotating start for asking other shards                  */
@@ -119,8 +121,8 @@ void mr_berth_kick(struct mr_berth *b);
 void mr_berth_feed_later(struct mr_berth *b);
 /* Looks again at the latest then. */
 void mr_berth_retry_by(struct mr_berth *b, int64_t at_ns);
-/* Shards that wait for this upstream hear that caps have room. */
-void mr_berth_kick_others(struct mr_berth *b);
+/* Whoever waits for this upstream, on any shard, hears that something has room. Any thread. */
+void mr_berth_kick_waiting(struct mr_upstream *u);
 /* Off the idle list and onto the busy one, still IDLE: the newest or the oldest. NULL: none. */
 struct mr_conn *mr_berth_take_idle(struct mr_berth *b, bool oldest);
 /* Timers and deferred work off: nothing is left to do here. */

@@ -35,8 +35,7 @@ int mr_socket_open(int family, int type_flags, const struct mr_sock_options *o)
     if (family != AF_INET && family != AF_INET6)
         return fd;
     int e = set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-    if (e == 0 && o &&
-        (o->keepalive_idle_s > 0 || o->keepalive_interval_s > 0 || o->keepalive_count > 0))
+    if (e == 0 && o && o->keepalive_idle_s > 0)
         e = set_keepalive(fd, o);
     if (e == 0 && o && o->user_timeout_ms > 0)
         e = set(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, (int)o->user_timeout_ms);

@@ -5,6 +5,7 @@
 #include "core/pool.h"
 
 #include "base/futex.h"
+#include "base/hash.h"
 #include "base/span.h"
 
 #include <stdio.h>
@@ -76,10 +77,18 @@ static bool is_same(const struct mr_upstream *u, moor_span host, uint16_t port, 
     return u->host && u->port == port && mr_span_is_equal(mr_span_cstr(u->host), host);
 }
 
+static _Atomic(struct mr_upstream *) *bucket_of(struct moor_pool *p, moor_span host, uint16_t port,
+                                                const char *path)
+{
+    const moor_span key = path ? mr_span_cstr(path) : host;
+    return &p->upstreams[mr_hash_bytes(key.base, key.len, port) % MR_ORIGIN_BUCKETS];
+}
+
 static struct mr_upstream *find_upstream(struct moor_pool *p, moor_span host, uint16_t port,
                                          const char *path)
 {
-    struct mr_upstream *u = atomic_load_explicit(&p->upstreams, memory_order_acquire);
+    struct mr_upstream *u =
+        atomic_load_explicit(bucket_of(p, host, port, path), memory_order_acquire);
     while (u && !is_same(u, host, port, path))
         u = u->next;
     return u;
@@ -131,9 +140,10 @@ moor_err mr_pool_upstream(struct moor_pool *p, moor_span host, uint16_t port, co
     if (!found && p->upstream_count >= p->options.origins_max)
         e = MOOR_EBUSY;
     if (!found && !e) {
-        made->next = atomic_load_explicit(&p->upstreams, memory_order_relaxed);
+        _Atomic(struct mr_upstream *) *bucket = bucket_of(p, host, port, path);
+        made->next = atomic_load_explicit(bucket, memory_order_relaxed);
         p->upstream_count++;
-        atomic_store_explicit(&p->upstreams, made, memory_order_release);
+        atomic_store_explicit(bucket, made, memory_order_release);
     }
     mr_lock_unlock(&p->lock);
     if (found || e)
@@ -218,6 +228,28 @@ bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is
     return is_first && !is_ours;
 }
 
+static void kick_pool(struct moor_pool *p)
+{
+    for (uint32_t i = 0; i < MR_ORIGIN_BUCKETS; i++)
+        for (struct mr_upstream *u = atomic_load(&p->upstreams[i]); u; u = u->next)
+            mr_berth_kick_waiting(u);
+}
+
+/* A cap shared by upstreams or pools has room: whoever waits for it is not of this upstream. O(pools),
+ * only where such a cap is set. */
+static void kick_sharers(struct mr_upstream *u)
+{
+    struct moor_runtime *r = u->pool->runtime;
+    if (r->options.conns_max_runtime) {
+        mr_lock_lock(&r->lock);
+        for (struct mr_list *l = r->pools.next; l != &r->pools; l = l->next)
+            kick_pool(MR_CONTAINER_OF(l, struct moor_pool, link));
+        mr_lock_unlock(&r->lock);
+    } else if (u->pool->options.conns_max_pool) {
+        kick_pool(u->pool);
+    }
+}
+
 void mr_pool_conn_left(struct mr_upstream *u)
 {
     mr_lock_lock(&u->pool->lock);
@@ -225,6 +257,30 @@ void mr_pool_conn_left(struct mr_upstream *u)
     u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
+    kick_sharers(u);
+}
+
+static bool evict_from(struct mr_pool_shard *local, const struct mr_berth *but)
+{
+    for (struct mr_list *l = local->berths.next; l != &local->berths; l = l->next) {
+        struct mr_berth *b = MR_CONTAINER_OF(l, struct mr_berth, link);
+        struct mr_conn *c = b != but ? mr_berth_take_idle(b, true) : NULL;
+        if (!c)
+            continue;
+        mr_conn_close(c, "another upstream needed its place under a shared cap");
+        return true;
+    }
+    return false;
+}
+
+void mr_pool_make_room(struct mr_berth *b)
+{
+    const moor_runtime_options *r = &b->shard->runtime->options;
+    if (evict_from(b->local, b) || !r->conns_max_runtime)
+        return;
+    for (struct mr_list *l = b->shard->mine.locals.next; l != &b->shard->mine.locals; l = l->next)
+        if (evict_from(MR_CONTAINER_OF(l, struct mr_pool_shard, link), b))
+            return;
 }
 
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at)
@@ -333,7 +389,8 @@ static void report(struct moor_pool *p)
     if (atomic_fetch_sub(&p->shards_live, 1) != 1)
         return;
     atomic_store_explicit(&p->state, MR_POOL_DRAINED, memory_order_release);
-    struct moor_shard *s = moor_shard_self() ? NULL : mr_runtime_pick(p->runtime);
+    /* on_drained runs later and on a shard, never inside a drain; nobody to tell needs no shard. */
+    struct moor_shard *s = p->on_drained ? mr_runtime_pick(p->runtime) : NULL;
     p->finish.run = run_finish;
     if (!s || !mr_shard_post(s, &p->finish))
         finish(p);
@@ -473,6 +530,16 @@ moor_err mr_pool_wait_drained(struct moor_pool *p, int64_t deadline_ns)
     return MOOR_OK;
 }
 
+static void end_upstream(struct moor_pool *p, struct mr_upstream *u)
+{
+    for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
+        struct mr_berth *b = atomic_load(&u->berths[i]);
+        if (b)
+            mr_berth_destroy(b);
+    }
+    free_upstream(p, u);
+}
+
 void mr_pool_free(struct moor_pool *p)
 {
     struct moor_runtime *r = p->runtime;
@@ -480,15 +547,11 @@ void mr_pool_free(struct moor_pool *p)
     mr_lock_lock(&r->lock);
     mr_list_remove(&p->link);
     mr_lock_unlock(&r->lock);
-    for (struct mr_upstream *u = atomic_load(&p->upstreams), *next; u; u = next) {
-        next = u->next;
-        for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
-            struct mr_berth *b = atomic_load(&u->berths[i]);
-            if (b)
-                mr_berth_destroy(b);
+    for (uint32_t i = 0; i < MR_ORIGIN_BUCKETS; i++)
+        for (struct mr_upstream *u = atomic_load(&p->upstreams[i]), *next; u; u = next) {
+            next = u->next;
+            end_upstream(p, u);
         }
-        free_upstream(p, u);
-    }
     for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
         struct mr_pool_shard *local = atomic_load(&p->locals[i]);
         if (local)

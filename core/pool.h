@@ -17,12 +17,14 @@
 
 #include <sys/un.h>
 
+#define MR_ORIGIN_BUCKETS 64
+
 enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
 
 /* Where conns go: one host and port, or a socket's path. */
 struct mr_upstream {
     struct moor_pool *pool;
-    struct mr_upstream *next;           /* the pool's list; only ever grows                     */
+    struct mr_upstream *next;           /* in its bucket                                        */
     char *host;                         /* name or literal; NULL for a Unix socket              */
     char *path;                         /* of a Unix socket, else NULL                          */
     uint16_t port;
@@ -68,7 +70,7 @@ struct moor_pool {
     void (*unwire)(struct moor_pool *p);
     struct mr_sock_options sock_options;
     struct mr_lock lock;                /* gates, list of upstreams, locals being made, state    */
-    _Atomic(struct mr_upstream *) upstreams;
+    _Atomic(struct mr_upstream *) upstreams[MR_ORIGIN_BUCKETS]; /* by hash; lists only ever grow  */
     struct mr_upstream *upstream;       /* the one it was opened for; NULL = any                */
     uint32_t upstream_count;
     uint32_t conns;                     /* of all upstreams, open and being dialled; under lock */
@@ -113,6 +115,8 @@ bool mr_pool_gate_dialed(struct mr_upstream *u);
 bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random);
 void mr_pool_conn_left(struct mr_upstream *u);
+/* A cap that upstreams or pools share is reached: an idle conn of another one on this shard closes. */
+void mr_pool_make_room(struct mr_berth *b);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
 /* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */
@@ -147,6 +151,10 @@ void mr_pool_quiet(struct mr_pool_shard *local);
 static inline bool mr_pool_takes_work(struct mr_pool_shard *local)
 {
     return !local->is_leaving && mr_pool_is_open(local->pool);
+}
+static inline bool mr_pool_shares_caps(const struct moor_pool *p)
+{
+    return p->options.conns_max_pool || p->runtime->options.conns_max_runtime;
 }
 /* The shard's thread gives it up: operations end with ECANCELED, conns close. */
 void mr_pool_leave(struct mr_pool_shard *local);

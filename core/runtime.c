@@ -50,6 +50,9 @@ static moor_err make_resolver(struct moor_runtime *r)
     c.hosts_path = o->hosts_file;
     c.resolv_path = o->resolv_conf;
     c.timeout_ms = o->dns_timeout_ms;
+    c.tries = o->dns_tries;
+    c.ttl_max_ms = o->dns_ttl_max_ms;
+    c.files_check_ms = o->dns_files_check_ms;
     c.negative_ttl_ms = o->dns_negative_ttl_ms;
     c.names_max = o->dns_cache_max;
     return mr_resolver_create(&c, &r->heap, &r->resolver);
@@ -140,6 +143,7 @@ static void note_backend(struct moor_runtime *r, struct moor_shard *s, const cha
     if (is_first) {
         snprintf(r->backend, sizeof r->backend, "%s", s->mine.loop.io->ops->name);
         snprintf(r->backend_reason, sizeof r->backend_reason, "%s", why);
+        atomic_store_explicit(&r->has_backend, true, memory_order_release);
     }
     mr_lock_unlock(&r->lock);
     if (is_first && why[0])
@@ -485,12 +489,16 @@ struct moor_shard *mr_runtime_pick(struct moor_runtime *r)
 {
     const uint32_t count = atomic_load(&r->shard_count);
     const uint32_t start = atomic_fetch_add_explicit(&r->next_shard, 1, memory_order_relaxed);
+    struct moor_shard *adopted = NULL;
     for (uint32_t i = 0; i < count; i++) {
         struct moor_shard *s = atomic_load(&r->shards[(start + i) % count]);
-        if (s && atomic_load_explicit(&s->shared.state, memory_order_acquire) == MR_SHARD_RUNNING)
+        if (!s || atomic_load_explicit(&s->shared.state, memory_order_acquire) != MR_SHARD_RUNNING)
+            continue;
+        if (!s->is_adopted)
             return s;
+        adopted = s; /* its owner may be busy elsewhere for long */
     }
-    return NULL;
+    return adopted;
 }
 
 uint32_t moor_runtime_shard_count(const moor_runtime *r)
@@ -506,10 +514,10 @@ moor_shard *moor_shard_at(const moor_runtime *r, uint32_t i)
 
 const char *moor_runtime_backend(const moor_runtime *r)
 {
-    return r->backend;
+    return atomic_load_explicit(&r->has_backend, memory_order_acquire) ? r->backend : "";
 }
 
 const char *moor_runtime_backend_reason(const moor_runtime *r)
 {
-    return r->backend_reason;
+    return atomic_load_explicit(&r->has_backend, memory_order_acquire) ? r->backend_reason : "";
 }

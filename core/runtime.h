@@ -47,6 +47,7 @@ struct moor_runtime {
     _Atomic(uint32_t) conns;           /* open and being dialled, over all pools              */
     _Atomic(uint32_t) next_shard;      /* where the next blocking call goes                   */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child                   */
+    _Atomic(bool) has_backend;         /* both texts are set, for good                        */
     char backend[16];
     char backend_reason[160];
 };
@@ -56,7 +57,8 @@ static inline bool mr_runtime_is_forked(const struct moor_runtime *r)
     return MR_UNLIKELY(*r->fork_page == 0);
 }
 
-/* A running shard to give work to from outside, round robin; NULL: none. */
+/* A running shard to give work to from outside, round robin; an adopted one only if there is no other.
+ * NULL: none. */
 struct moor_shard *mr_runtime_pick(struct moor_runtime *r);
 
 /* hooks NULL or members of it NULL: the real ones. */

@@ -41,6 +41,8 @@ void mr_gate_failed(struct mr_gate *g, const moor_fault *fault, int is_ours, int
     MR_ASSERT(g->dials > 0 && g->conns > 0);
     g->dials--;
     g->conns--;
+    if (fault->err == MOOR_ECANCELED)
+        return;
     g->last = *fault;
     if (is_ours) { /* not the upstream's doing, yet trying again at once would spin */
         g->retry_at_ns = now_ns + g->limits.backoff_min_ns;

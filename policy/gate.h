@@ -38,16 +38,12 @@ void mr_gate_init(struct mr_gate *g, const struct mr_gate_limits *limits);
 enum mr_gate_verdict mr_gate_enter(struct mr_gate *g, int64_t now_ns);
 /* The dial counted in succeeded: its conn stays counted until mr_gate_left. */
 void mr_gate_dialed(struct mr_gate *g);
-/* It failed; `is_ours` = the fault is local (descriptors, memory, cancelled), which is not the
- * upstream's and starts no backoff. random: any 64 bits. */
+/* It failed; `is_ours` = the fault is local (descriptors, memory), which is no sign of an outage: the
+ * next try waits for the shortest backoff only. A dial that was given up leaves no trace at all.
+ * random: any 64 bits. */
 void mr_gate_failed(struct mr_gate *g, const moor_fault *fault, int is_ours, int64_t now_ns,
                     uint64_t random);
 /* A conn that had been dialled is gone. */
 void mr_gate_left(struct mr_gate *g);
-/* Nothing but the present failure stands in the way: waiting is pointless now. */
-static inline int mr_gate_is_down(const struct mr_gate *g, int64_t now_ns)
-{
-    return g->failures > 0 && (g->dials == 0 && now_ns < g->retry_at_ns);
-}
 
 #endif

@@ -29,7 +29,8 @@ typedef enum moor_event_type {
 /* "CONN_OPENED"; static text. */
 MOOR_API const char *moor_event_name(moor_event_type t) MOOR_ANY_THREAD;
 
-/* Borrowed: valid inside the callback. */
+/* Borrowed: valid inside the callback, which runs on the shard it happened on; POOL_DRAINING: on the
+ * thread that drains, inside moor_pool_drain. */
 typedef struct moor_event {
     size_t size;
     moor_event_type type;

@@ -71,8 +71,8 @@ typedef struct moor_pool_options {
     uint32_t conns_max;           /* per endpoint, over all shards; 1..1000000, 100           */
     uint32_t conns_min_idle;      /* kept warm, never above conns_max; 10; open pools: 0      */
     uint32_t conns_max_pool;      /* over all endpoints; 0 = no cap                           */
-    uint32_t origins_max;         /* open pools: origins remembered; 1024                     */
-    uint32_t dials_max;           /* connects in progress; 8                                  */
+    uint32_t origins_max;         /* open pools: origins in its life; 1024                     */
+    uint32_t dials_max;           /* connects in progress, per endpoint; 8                    */
     uint32_t waiters_max;         /* acquires that may wait; 0 = fail at once; 10000          */
     uint32_t steal_keep;          /* idle conns a shard keeps when others take; 2             */
     uint32_t uses_max;            /* exchanges per connection; 0 = no limit                   */
@@ -99,7 +99,7 @@ typedef struct moor_pool_options {
     uint32_t header_count_max;    /* of a reply's head; 128                                   */
     uint32_t stream_queue_max;    /* pieces unsent on a byte stream; 1024                     */
     uint32_t replays_max;         /* a request is sent again where safe; 0..10, 2             */
-    void (*on_event)(void *user, const struct moor_event *e); /* on the shard it happens on;
+    void (*on_event)(void *user, const struct moor_event *e); /* see mooring/event.h;
                                      reading statistics is the only call of ours allowed inside */
     void *event_user;
 } moor_pool_options;

@@ -17,8 +17,8 @@ extern "C" {
  * takes any http origin by each request's URL. Path and query are refused; userinfo becomes every
  * request's Basic authorization.
  * options: borrowed, NULL = defaults; overlaid with MOORING_* and MOORING_POOL_<NAME>_* either way.
- * Dials nothing but the min-idle warm-up. Errors: EINVAL (what and where is logged), ENOSYS (a scheme
- * this build does not speak), ENOMEM, ECLOSED (runtime is being destroyed).
+ * Dials nothing: the min-idle warm-up begins with the first use. Errors: EINVAL (what and where is
+ * logged), ENOSYS (a scheme this build does not speak), ENOMEM.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_open(moor_runtime *r, const char *url,
                                                 const moor_pool_options *options,
