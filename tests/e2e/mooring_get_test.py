@@ -311,6 +311,18 @@ class OtherCommands(unittest.TestCase):
                 self.assertIn(f"MOORING_{name}", out.decode())
         self.assertEqual(run(MOORING, "options", "--nonsense")[0], 2)
 
+    def test_manual_knows_what_the_help_says(self):
+        manual = (ROOT / "man" / "mooring.1").read_text()
+        for command in ("get", "load"):
+            text = run(MOORING, command, "--help")[1].decode()
+            for name in re.findall(r"^  --?([\w-]+)", text, re.MULTILINE):
+                flag = name if len(name) == 1 else "-" + name
+                if name != "help":
+                    self.assertRegex(manual, rf"(?m)^\.It Fl {flag}\b", name)
+        text = run(MOORING, "get", "--help")[1].decode().split("Exit status", 1)[1]
+        for code in re.findall(r"(?:^|  ) ?(\d+) [a-z]", text, re.MULTILINE):
+            self.assertIn(f"\n.It {code}\n", manual)
+
     def test_version(self):
         code, out, _ = run(MOORING, "version")
         self.assertEqual(code, 0)

@@ -26,7 +26,8 @@ void cli_set_command(const char *name)
 }
 
 /* One write, so that lines of several threads or processes do not mix. */
-static void print_line(const char *format, va_list arguments, const char *end)
+__attribute__((format(printf, 1, 0))) static void print_line(const char *format, va_list arguments,
+                                                             const char *end)
 {
     char text[2 * TEXT_CAP];
     vsnprintf(text, sizeof text, format, arguments);
