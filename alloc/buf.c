@@ -86,8 +86,22 @@ void mr_buf_unref(struct mr_buf *b)
     MR_ASSERT(b->refs > 0 && "a chunk was returned twice");
     if (--b->refs > 0)
         return;
+    if (b->is_loose) {
+        mr_heap_free(b->pool->heap, b, sizeof *b + b->cap);
+        return;
+    }
     b->pool->held--;
     make_spare(b);
+}
+
+struct mr_buf *mr_buf_make_loose(struct mr_buf_pool *p, uint32_t cap)
+{
+    struct mr_buf *b = mr_heap_alloc(p->heap, sizeof *b + cap);
+    if (!b)
+        return NULL;
+    *b = (struct mr_buf){
+        .data = (uint8_t *)(b + 1), .pool = p, .cap = cap, .refs = 1, .is_loose = true};
+    return b;
 }
 
 bool mr_buf_pool_is_low(const struct mr_buf_pool *p)

@@ -20,6 +20,7 @@ struct mr_buf {
     uint32_t refs;            /* 0 = spare or posted                                       */
     uint16_t id;              /* index into pool->all, the kernel's buffer id              */
     bool is_posted;           /* in the ring: the kernel may write to it                   */
+    bool is_loose;            /* a heap block of its own, see mr_buf_make_loose            */
 };
 
 struct mr_buf_pool {
@@ -52,6 +53,9 @@ void mr_buf_fill(struct mr_buf *b);
 void mr_buf_ref(struct mr_buf *b);
 /* The last one puts it on top of the spare list. */
 void mr_buf_unref(struct mr_buf *b);
+/* A buffer beyond the pool's count, of any size, from its heap: for bytes that have to be kept or
+ * made while the pool is low or dry. refs 1; the last unref frees it. NULL: out of memory. */
+struct mr_buf *mr_buf_make_loose(struct mr_buf_pool *p, uint32_t cap);
 /* True when all but the reserve are held: new data is to be copied instead of lent. */
 bool mr_buf_pool_is_low(const struct mr_buf_pool *p);
 /* Buffers a take could still give, made or not yet made. */
