@@ -14,6 +14,7 @@
 struct mr_attempt {
     struct mr_lookup lookup;
     struct mr_deferred failed;   /* failed before it had anything to wait for */
+    struct mr_timer deadline;    /* while the conn is secured and prepared    */
     struct mr_berth *berth;
     struct mr_conn *conn;
     struct mr_dial *dial;        /* NULL while the name is looked up          */
@@ -25,6 +26,8 @@ struct mr_attempt {
 static void resolved(struct mr_lookup *req, moor_err err, struct mr_addrs *addrs, const char *what);
 static void dialed(void *ctx, const struct mr_dial_result *r);
 static void run_failed(struct mr_deferred *d);
+static void count_failure(struct mr_berth *b, const moor_fault *fault);
+static void fire_deadline(struct mr_timer *t, int64_t now_ns);
 
 static struct mr_loop *loop_of(struct mr_attempt *a)
 {
@@ -89,7 +92,7 @@ int mr_attempt_begin(struct mr_berth *b)
     if (!a) {
         if (c)
             mr_conn_destroy(c);
-        mr_attempt_failed(b, &(moor_fault){.err = MOOR_ENOMEM, .what = "make a connection"});
+        count_failure(b, &(moor_fault){.err = MOOR_ENOMEM, .what = "make a connection"});
         return MR_GATE_GO;
     }
     mr_pool_hold(b->local);
@@ -110,7 +113,7 @@ static void lose(struct mr_attempt *a, const moor_fault *fault)
 {
     struct mr_berth *b = a->berth;
     struct mr_conn *c = a->conn;
-    mr_attempt_failed(b, fault);
+    count_failure(b, fault);
     mr_conn_destroy(c);
     mr_heap_free(&b->shard->mine.heap, a, sizeof *a);
     mr_pool_unhold(b->local);
@@ -156,13 +159,42 @@ static void dialed(void *ctx, const struct mr_dial_result *r)
         return;
     }
     atomic_store_explicit(&b->upstream->family, r->family, memory_order_relaxed);
-    c->attempt = NULL;
+    a->dial = NULL;
+    a->deadline.fire = fire_deadline;
+    mr_loop_timer(loop_of(a), &a->deadline, a->deadline_ns);
     c->expires_ns = draw_expiry(b);
-    const bool is_abandoned = a->is_abandoned;
-    mr_heap_free(&b->shard->mine.heap, a, sizeof *a);
     mr_conn_connected(c, r->fd);
-    if (is_abandoned)
-        mr_conn_close(c, "the dial was abandoned");
+    moor_fault fault = {.err = MOOR_OK, .what = "the dial was abandoned"};
+    if (a->is_abandoned) {
+        fault.err = MOOR_ECANCELED;
+    } else if (b->upstream->pool->secure) {
+        fault.err = b->upstream->pool->secure(b->upstream, c);
+        fault.what = "secure the connection";
+    }
+    if (fault.err)
+        mr_conn_fail(c, &fault);
+    else
+        mr_conn_secure(c);
+}
+
+/* The connect timeout covers handshakes too: a peer that accepts and says nothing is no better. */
+static void fire_deadline(struct mr_timer *t, int64_t now_ns)
+{
+    (void)now_ns;
+    struct mr_attempt *a = MR_CONTAINER_OF(t, struct mr_attempt, deadline);
+    const bool is_securing = mr_conn_state(a->conn) == MR_CONN_SECURING;
+    mr_conn_fail(a->conn,
+                 &(moor_fault){.err = MOOR_ETIMEDOUT,
+                               .what = is_securing ? "secure the connection" : "prepare connection"});
+}
+
+/* The conn is on its own from here. */
+static void end(struct mr_conn *c)
+{
+    struct mr_attempt *a = c->attempt;
+    c->attempt = NULL;
+    mr_loop_untimer(loop_of(a), &a->deadline);
+    mr_heap_free(&c->slot.shard->mine.heap, a, sizeof *a);
 }
 
 void mr_attempt_abandon(struct mr_attempt *a)
@@ -182,6 +214,7 @@ void mr_attempt_abandon(struct mr_attempt *a)
 void mr_attempt_succeeded(struct mr_conn *c)
 {
     struct mr_berth *b = c->berth;
+    end(c);
     b->dialing--;
     MR_STAT_ADD(b->local, dials, -1);
     MR_STAT_ADD(b->local, conns_open, 1);
@@ -196,7 +229,13 @@ void mr_attempt_succeeded(struct mr_conn *c)
     mr_berth_feed_later(b);
 }
 
-void mr_attempt_failed(struct mr_berth *b, const moor_fault *fault)
+void mr_attempt_lost(struct mr_conn *c, const moor_fault *fault)
+{
+    end(c);
+    count_failure(c->berth, fault);
+}
+
+static void count_failure(struct mr_berth *b, const moor_fault *fault)
 {
     struct moor_shard *s = b->shard;
     const bool is_ours = fault->err == MOOR_ENOMEM || fault->err == MOOR_ENOFILES ||

@@ -17,6 +17,6 @@ int mr_attempt_begin(struct mr_berth *b);
 void mr_attempt_abandon(struct mr_attempt *a);
 /* The conn became ready, or was lost while being secured: the dial is over. */
 void mr_attempt_succeeded(struct mr_conn *c);
-void mr_attempt_failed(struct mr_berth *b, const moor_fault *fault);
+void mr_attempt_lost(struct mr_conn *c, const moor_fault *fault);
 
 #endif

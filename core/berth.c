@@ -144,6 +144,19 @@ static bool is_worn(struct mr_berth *b, const struct mr_conn *c)
     return mr_shard_now(b->shard) >= c->expires_ns || (uses_max && c->uses >= uses_max);
 }
 
+/* Where claims look for it, or do not: by what it carries and whether it goes on. */
+static void relist(struct mr_berth *b, struct mr_conn *c)
+{
+    const bool has_room = mr_conn_state(c) == MR_CONN_LEASED && !c->has_ended && c->used < c->capacity;
+    mr_list_remove(&c->link);
+    mr_list_push_front(has_room ? &b->shared : &b->busy, &c->link);
+}
+
+void mr_berth_withdraw(struct mr_conn *c)
+{
+    relist(c->berth, c);
+}
+
 /* The less loaded of two, or the newest idle one. */
 static struct mr_conn *pick(struct mr_berth *b)
 {
@@ -175,8 +188,7 @@ static void grant(struct mr_berth *b, struct mr_conn *c, struct mr_claim *claim)
         mr_conn_move_to(c, MR_CONN_LEASED);
         MR_STAT_ADD(b->local, conns_leased, 1);
     }
-    mr_list_remove(&c->link);
-    mr_list_push_front(c->used < c->capacity ? &b->shared : &b->busy, &c->link);
+    relist(b, c);
     MR_STAT_ADD(b->local, acquires, 1);
     if (is_reused)
         MR_STAT_ADD(b->local, acquires_reused, 1);
@@ -356,8 +368,7 @@ void mr_berth_ready(struct mr_conn *c)
         if (mr_conn_state(c) == MR_CONN_IDLE && mr_move_donate(b, c))
             return;
     } else if (mr_conn_state(c) == MR_CONN_LEASED) {
-        mr_list_remove(&c->link);
-        mr_list_push_front(c->used < c->capacity ? &b->shared : &b->busy, &c->link);
+        relist(b, c);
     }
     if (b->waiter_count)
         serve(b);
@@ -367,7 +378,7 @@ void mr_berth_ready(struct mr_conn *c)
 void mr_berth_lost(struct mr_conn *c, const moor_fault *fault)
 {
     c->is_settled = true;
-    mr_attempt_failed(c->berth, fault);
+    mr_attempt_lost(c, fault);
 }
 
 void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)

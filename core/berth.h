@@ -51,6 +51,8 @@ struct mr_move {
     int64_t born_ns, expires_ns;
     uint32_t uses;
     struct mr_filter *top, *bottom;
+    const struct mr_protocol *protocol;
+    void *state;                /* the protocol's                                              */
     bool is_donation;
     bool is_needed;             /* asked at the cap: the other shard keeps none back           */
     bool is_late;               /* patience has ended: the asker dials meanwhile               */
@@ -103,6 +105,8 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable);
 void mr_berth_ready(struct mr_conn *c);
 /* It failed before it was ready: counts as a failed dial. */
 void mr_berth_lost(struct mr_conn *c, const moor_fault *fault);
+/* LEASED and ended or failing: no new claim may be granted on it. */
+void mr_berth_withdraw(struct mr_conn *c);
 /* It began to close out of state `was`: off the lists that hand it out. */
 void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was);
 /* Closed: count it out and destroy it. */

@@ -6,6 +6,7 @@
 
 #include "core/attempt.h"
 #include "core/berth.h"
+#include "core/conn_in.h"
 #include "core/conn_out.h"
 #include "core/pool.h"
 #include "core/shard.h"
@@ -13,18 +14,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* Received bytes nobody has taken yet. */
-struct mr_rest {
-    struct moor_slot_ slot;
-    struct mr_rest *next;
-    struct mr_buf *buf;
-    const uint8_t *base;
-    size_t len;
-};
-
 static const struct mr_sock_events sock_events;
 static void run_flush(struct mr_deferred *d);
-static void run_feed(struct mr_deferred *d);
 
 static struct mr_conn *conn_of(struct mr_sock *s)
 {
@@ -41,11 +32,6 @@ static struct mr_slab *conn_slab(struct moor_shard *s)
     return mr_shard_slab(s, MR_SLAB_CONN, sizeof(struct mr_conn));
 }
 
-static struct mr_slab *rest_slab(struct mr_conn *c)
-{
-    return mr_shard_slab(c->slot.shard, MR_SLAB_REST, sizeof(struct mr_rest));
-}
-
 struct mr_conn *mr_conn_create(struct moor_shard *s, struct mr_berth *b,
                                const struct mr_protocol *protocol)
 {
@@ -59,7 +45,7 @@ struct mr_conn *mr_conn_create(struct moor_shard *s, struct mr_berth *b,
     c->berth = b;
     c->rest_tail = &c->rest;
     c->flush.run = run_flush;
-    c->feed.run = run_feed;
+    c->feed.run = mr_conn_in_feed;
     c->born_ns = c->idle_since_ns = mr_shard_now(s);
     c->expires_ns = MR_NEVER;
     mr_list_init(&c->link);
@@ -80,8 +66,17 @@ void mr_conn_destroy(struct mr_conn *c)
 
 /* ---- the way up: descriptor, filters, protocol, berth ---- */
 
+void mr_conn_connected(struct mr_conn *c, int fd)
+{
+    struct mr_loop *l = loop_of(c);
+    mr_conn_move_to(c, MR_CONN_SECURING);
+    mr_io_attach(l->io, &c->sock, fd);
+    mr_io_recv_start(l->io, &c->sock);
+}
+
 void mr_conn_add_filter(struct mr_conn *c, struct mr_filter *f)
 {
+    MR_ASSERT(mr_conn_state(c) == MR_CONN_SECURING);
     f->conn = c;
     f->below = c->top;
     f->above = NULL;
@@ -90,11 +85,13 @@ void mr_conn_add_filter(struct mr_conn *c, struct mr_filter *f)
     else
         c->bottom = f;
     c->top = f;
+    mr_out_list_init(&f->todo);
 }
 
 static void prepare(struct mr_conn *c)
 {
     mr_conn_move_to(c, MR_CONN_PREPARING);
+    mr_conn_resume(c); /* plain bytes that came with the last of a handshake */
     const moor_err e = c->protocol->open ? c->protocol->open(c) : MOOR_OK;
     if (e)
         mr_conn_fail(c, &(moor_fault){.err = e, .what = "prepare connection"});
@@ -102,8 +99,7 @@ static void prepare(struct mr_conn *c)
         mr_conn_set_capacity(c, c->protocol->capacity_expected);
 }
 
-/* Opens filters bottom-up until one has to wait. */
-static void secure(struct mr_conn *c)
+void mr_conn_secure(struct mr_conn *c)
 {
     for (struct mr_filter *f = c->bottom; f; f = f->above) {
         if (f->is_open)
@@ -116,17 +112,9 @@ static void secure(struct mr_conn *c)
             return;
         }
         f->is_open = true;
+        mr_conn_resume(c); /* it may have left what came after its handshake */
     }
     prepare(c);
-}
-
-void mr_conn_connected(struct mr_conn *c, int fd)
-{
-    struct mr_loop *l = loop_of(c);
-    mr_conn_move_to(c, MR_CONN_SECURING);
-    mr_io_attach(l->io, &c->sock, fd);
-    mr_io_recv_start(l->io, &c->sock);
-    secure(c);
 }
 
 void mr_conn_arrived(struct mr_conn *c, int fd)
@@ -150,180 +138,6 @@ void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity)
         mr_conn_move_to(c, MR_CONN_IDLE);
     }
     mr_berth_ready(c);
-}
-
-/* ---- received bytes ---- */
-
-/* Keeps what was not taken. False: no memory. */
-static bool keep_rest(struct mr_conn *c, struct mr_buf *buf, const uint8_t *base, size_t len)
-{
-    struct mr_rest *r = mr_slab_take(rest_slab(c));
-    if (!r)
-        return false;
-    mr_buf_ref(buf);
-    r->buf = buf;
-    r->base = base;
-    r->len = len;
-    r->next = NULL;
-    *c->rest_tail = r;
-    c->rest_tail = &r->next;
-    return true;
-}
-
-static void pop_rest(struct mr_conn *c)
-{
-    struct mr_rest *r = c->rest;
-    c->rest = r->next;
-    if (!c->rest)
-        c->rest_tail = &c->rest;
-    mr_buf_unref(r->buf);
-    mr_slab_give(rest_slab(c), r);
-}
-
-/* What the protocol takes of plain bytes. */
-static size_t give_protocol(struct mr_conn *c, const struct mr_in *in)
-{
-    switch (mr_conn_state(c)) {
-    case MR_CONN_LEASED:
-    case MR_CONN_DRAINING:
-    case MR_CONN_PREPARING:
-        return c->protocol->input ? c->protocol->input(c, in) : 0;
-    case MR_CONN_IDLE:
-    case MR_CONN_MOVING:
-        if (c->protocol->is_multiplexed)
-            return c->protocol->input(c, in);
-        /* RFC 9112 9.2: a response nobody asked for; nothing after it can be trusted. */
-        c->is_retired = true;
-        mr_conn_close(c, "bytes on an idle connection");
-        return in->len;
-    default:
-        return in->len; /* closing: dropped */
-    }
-}
-
-size_t mr_filter_deliver(struct mr_filter *f, const struct mr_in *in)
-{
-    return f->above ? f->above->type->pulled(f->above, in) : give_protocol(f->conn, in);
-}
-
-void mr_filter_emit(struct mr_filter *f, struct mr_out *out)
-{
-    struct mr_conn *c = f->conn;
-    if (f->below) {
-        const struct iovec iov = {(void *)(uintptr_t)out->base, out->len};
-        const size_t taken = f->below->type->push(f->below, &iov, 1);
-        MR_ASSERT(taken == out->len && "a filter below a filter buffers what it is given");
-        out->sent(out, 0);
-    } else if (!mr_conn_out_wire(c, out)) {
-        out->sent(out, ENOMEM);
-        mr_conn_fail(c, &(moor_fault){.err = MOOR_ENOMEM, .what = "queue bytes"});
-    }
-}
-
-static size_t give(struct mr_conn *c, const struct mr_in *in)
-{
-    if (!c->bottom)
-        return give_protocol(c, in);
-    const size_t taken = c->bottom->type->pulled(c->bottom, in);
-    if (mr_conn_state(c) == MR_CONN_SECURING)
-        secure(c);
-    return taken;
-}
-
-static void on_received(struct mr_sock *s, struct mr_buf *buf, uint32_t len)
-{
-    struct mr_conn *c = conn_of(s);
-    const struct mr_in in = {.buf = buf, .base = buf->data, .len = len};
-    MR_STAT_ADD(c->berth->local, bytes_in, len);
-    const size_t taken = c->rest || c->is_paused ? 0 : give(c, &in);
-    if (mr_conn_state(c) < MR_CONN_CLOSING && taken < len) {
-        if (!keep_rest(c, buf, buf->data + taken, len - taken))
-            mr_conn_fail(c, &(moor_fault){.err = MOOR_ENOMEM, .what = "keep received bytes"});
-        c->is_paused = true;
-        if (mr_conn_state(c) < MR_CONN_CLOSING)
-            mr_io_recv_stop(loop_of(c)->io, s);
-    }
-    mr_buf_unref(buf);
-}
-
-static void tell_end(struct mr_conn *c)
-{
-    moor_fault fault = {.err = MOOR_OK, .what = "the peer closed the connection"};
-    for (struct mr_filter *f = c->bottom; f && !fault.err; f = f->above)
-        if (f->type->ended)
-            fault.err = f->type->ended(f);
-    if (fault.err) {
-        mr_conn_fail(c, &fault);
-        return;
-    }
-    switch (mr_conn_state(c)) {
-    case MR_CONN_LEASED:
-    case MR_CONN_DRAINING:
-        if (c->protocol->ended)
-            c->protocol->ended(c, &fault);
-        break;
-    case MR_CONN_SECURING:
-    case MR_CONN_PREPARING:
-        fault.err = MOOR_ERESET;
-        mr_conn_fail(c, &fault);
-        break;
-    default:
-        c->is_retired = true;
-        mr_conn_close(c, "the peer closed an idle connection");
-        break;
-    }
-}
-
-static void on_recv_ended(struct mr_sock *s, int err)
-{
-    struct mr_conn *c = conn_of(s);
-    if (err == ECANCELED) {
-        if (mr_conn_state(c) == MR_CONN_MOVING)
-            mr_berth_unhook(c);
-        else if (!c->is_paused)
-            mr_io_recv_start(loop_of(c)->io, s);
-        return;
-    }
-    c->has_ended = true;
-    if (err) {
-        mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = err, .what = "receive"});
-    } else if (c->rest) {
-        c->is_fin_pending = true;
-    } else {
-        tell_end(c);
-    }
-}
-
-void mr_conn_resume(struct mr_conn *c)
-{
-    if (c->is_paused && mr_conn_state(c) < MR_CONN_CLOSING)
-        mr_loop_defer(loop_of(c), &c->feed);
-}
-
-static void run_feed(struct mr_deferred *d)
-{
-    struct mr_conn *c = MR_CONTAINER_OF(d, struct mr_conn, feed);
-    if (mr_conn_state(c) >= MR_CONN_CLOSING)
-        return;
-    while (c->rest) {
-        struct mr_rest *r = c->rest;
-        const struct mr_in in = {.buf = r->buf, .base = r->base, .len = r->len};
-        const size_t taken = give(c, &in);
-        if (mr_conn_state(c) >= MR_CONN_CLOSING)
-            return; /* closed() gives rest back */
-        r->base += taken;
-        r->len -= taken;
-        if (r->len)
-            return;
-        pop_rest(c);
-    }
-    c->is_paused = false;
-    if (c->is_fin_pending) {
-        c->is_fin_pending = false;
-        tell_end(c);
-    } else if (!c->has_ended && !c->sock.is_receiving) {
-        mr_io_recv_start(loop_of(c)->io, &c->sock);
-    } /* else recv_ended(ECANCELED) is on its way and starts it again */
 }
 
 bool mr_conn_is_clean(const struct mr_conn *c)
@@ -358,8 +172,12 @@ void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
     if (s >= MR_CONN_CLOSING)
         return;
     c->is_retired = s == MR_CONN_IDLE && fault->err == MOOR_ERESET;
-    if ((s == MR_CONN_LEASED || s == MR_CONN_DRAINING) && c->protocol->ended)
-        c->protocol->ended(c, fault);
+    c->has_ended = true;
+    if (s == MR_CONN_LEASED || s == MR_CONN_DRAINING) {
+        mr_berth_withdraw(c); /* first: who hears of the failure may ask for another at once */
+        if (c->protocol->ended)
+            c->protocol->ended(c, fault);
+    }
     if (s == MR_CONN_SECURING || s == MR_CONN_PREPARING)
         mr_berth_lost(c, fault);
     mr_conn_close(c, fault->what);
@@ -382,27 +200,31 @@ void mr_conn_close(struct mr_conn *c, const char *why)
     mr_berth_closing(c, was);
 }
 
-static void on_closed(struct mr_sock *s)
+void mr_conn_drop_filters(struct mr_conn *c)
 {
-    struct mr_conn *c = conn_of(s);
-    mr_conn_out_drop(c, ECONNRESET);
-    while (c->rest)
-        pop_rest(c);
-    if (c->protocol->dropped)
-        c->protocol->dropped(c);
     for (struct mr_filter *f = c->top, *below; f; f = below) {
         below = f->below;
         f->type->drop(f);
     }
     c->top = c->bottom = NULL;
+}
+
+static void on_closed(struct mr_sock *s)
+{
+    struct mr_conn *c = conn_of(s);
+    mr_conn_out_drop(c, ECONNRESET);
+    mr_conn_in_drop(c);
+    if (c->protocol->dropped)
+        c->protocol->dropped(c);
+    mr_conn_drop_filters(c);
     mr_conn_move_to(c, MR_CONN_DEAD);
     mr_berth_closed(c);
 }
 
 static const struct mr_sock_events sock_events = {
     .connected = on_connected,
-    .received = on_received,
-    .recv_ended = on_recv_ended,
+    .received = mr_conn_in_received,
+    .recv_ended = mr_conn_in_ended,
     .sent = on_sent,
     .closed = on_closed,
 };

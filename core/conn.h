@@ -44,14 +44,15 @@ struct mr_conn {
     struct moor_slot_ slot;          /* generation: the lease handle's                        */
     struct mr_sock sock;
     const struct mr_protocol *protocol;
-    void *state;                     /* the protocol's, for the conn's life; NULL if it has none */
+    void *state;                     /* the protocol's, for the conn's life; NULL if it has none;
+                                        of the runtime's heap where conns may move: if exclusive */
     void *claim;                     /* exclusive protocols: who uses it now                  */
     struct mr_berth *berth;
     struct mr_list link;             /* the berth's: idle, shared or busy                     */
     struct mr_filter *top, *bottom;  /* NULL = plain                                          */
     struct mr_outq *out;
     struct mr_rest *rest, **rest_tail; /* received but not taken, oldest first                */
-    struct mr_attempt *attempt;      /* CONNECTING: berth_dial.c's                            */
+    struct mr_attempt *attempt;      /* until it is settled: attempt.c's                      */
     struct mr_deferred flush;        /* one send per turn                                     */
     struct mr_deferred feed;         /* rest is to be offered again                           */
     int64_t born_ns, idle_since_ns;
@@ -87,10 +88,14 @@ struct mr_conn *mr_conn_create(struct moor_shard *s, struct mr_berth *b,
 /* For one that never had a descriptor, or has given it away (NEW or DEAD). */
 void mr_conn_destroy(struct mr_conn *c);
 
-/* Adds a filter above those there (state NEW or CONNECTING). The conn drops it. */
-void mr_conn_add_filter(struct mr_conn *c, struct mr_filter *f);
-/* A connected descriptor becomes the conn's: secures, prepares, then the berth hears mr_berth_ready. */
+/* A connected descriptor becomes the conn's: it is SECURING, and filters may be added. */
 void mr_conn_connected(struct mr_conn *c, int fd);
+/* Adds a filter above those there, before mr_conn_secure. The conn drops it. */
+void mr_conn_add_filter(struct mr_conn *c, struct mr_filter *f);
+/* Each is dropped and forgotten. */
+void mr_conn_drop_filters(struct mr_conn *c);
+/* Opens the filters, bottom-up, then the protocol; later the berth hears mr_berth_ready or _lost. */
+void mr_conn_secure(struct mr_conn *c);
 /* A conn moved here from another shard: secured and prepared already. */
 void mr_conn_arrived(struct mr_conn *c, int fd);
 

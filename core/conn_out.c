@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
-static void list_init(struct mr_out_list *l)
+void mr_out_list_init(struct mr_out_list *l)
 {
     l->first = NULL;
     l->last = &l->first;
@@ -44,32 +44,39 @@ static struct mr_outq *outq_of(struct mr_conn *c)
     struct mr_outq *q = mr_slab_take(outq_slab(c));
     if (!q)
         return NULL;
-    list_init(&q->wire);
-    list_init(&q->plain);
+    mr_out_list_init(&q->wire);
     c->out = q;
     return q;
+}
+
+/* Onto the socket's list, or that of the filter `to`. */
+static bool queue(struct mr_conn *c, struct mr_filter *to, struct mr_out *o)
+{
+    struct mr_outq *q = outq_of(c);
+    if (!q)
+        return false;
+    list_push(to ? &to->todo : &q->wire, o);
+    q->bytes += o->len;
+    if (!q->is_flushing)
+        mr_loop_flush_later(&c->slot.shard->mine.loop, &c->flush);
+    return true;
 }
 
 moor_err mr_conn_write(struct mr_conn *c, struct mr_out *o)
 {
     MR_FAIL_IF(mr_conn_state(c) >= MR_CONN_CLOSING || c->is_finishing, MOOR_ERESET);
-    struct mr_outq *q = outq_of(c);
-    MR_FAIL_IF(!q, MOOR_ENOMEM);
-    list_push(c->top ? &q->plain : &q->wire, o);
-    q->bytes += o->len;
-    mr_loop_flush_later(&c->slot.shard->mine.loop, &c->flush);
-    return MOOR_OK;
+    return queue(c, c->top, o) ? MOOR_OK : MOOR_ENOMEM;
 }
 
-bool mr_conn_out_wire(struct mr_conn *c, struct mr_out *o)
+void mr_filter_emit(struct mr_filter *f, struct mr_out *o)
 {
-    struct mr_outq *q = mr_conn_state(c) < MR_CONN_CLOSING ? outq_of(c) : NULL;
-    if (!q)
-        return false;
-    list_push(&q->wire, o);
-    q->bytes += o->len;
-    mr_loop_flush_later(&c->slot.shard->mine.loop, &c->flush);
-    return true;
+    struct mr_conn *c = f->conn;
+    if (mr_conn_state(c) >= MR_CONN_CLOSING) {
+        o->sent(o, ECONNRESET);
+    } else if (!queue(c, f->below, o)) {
+        o->sent(o, ENOMEM);
+        mr_conn_fail(c, &(moor_fault){.err = MOOR_ENOMEM, .what = "queue bytes"});
+    }
 }
 
 size_t mr_conn_unsent(const struct mr_conn *c)
@@ -79,7 +86,7 @@ size_t mr_conn_unsent(const struct mr_conn *c)
 
 bool mr_conn_is_sending(const struct mr_conn *c)
 {
-    return c->out && (c->out->sending || c->out->plain_done);
+    return c->out && (c->out->sending || (c->top && c->top->todo_done));
 }
 
 void mr_conn_finish(struct mr_conn *c)
@@ -100,33 +107,49 @@ static unsigned gather(struct mr_out *o, size_t skip, struct iovec *iov)
     return n;
 }
 
-/* Plain pieces through the top filter, until it takes no more. */
-static void push_plain(struct mr_conn *c, struct mr_outq *q)
+/* Pieces through one filter, until it takes no more. True: it took something. */
+static bool push_through(struct mr_conn *c, struct mr_filter *f)
 {
-    while (q->plain.first) {
+    bool has_taken = false;
+    while (f->todo.first) {
         struct iovec iov[MR_OUT_IOV_MAX];
-        const unsigned n = gather(q->plain.first, q->plain_done, iov);
-        size_t taken = c->top->type->push(c->top, iov, n);
-        const bool is_stuck = taken == 0;
-        while (q->plain.first && taken >= q->plain.first->len - q->plain_done) {
-            struct mr_out *o = list_pop(&q->plain);
-            taken -= o->len - q->plain_done;
-            q->plain_done = 0;
-            q->bytes -= o->len;
+        const unsigned n = gather(f->todo.first, f->todo_done, iov);
+        size_t taken = f->type->push(f, iov, n);
+        if (taken == 0 || mr_conn_state(c) >= MR_CONN_CLOSING)
+            return has_taken;
+        has_taken = true;
+        while (f->todo.first && taken >= f->todo.first->len - f->todo_done) {
+            struct mr_out *o = list_pop(&f->todo);
+            taken -= o->len - f->todo_done;
+            f->todo_done = 0;
+            c->out->bytes -= o->len;
             o->sent(o, 0);
             if (mr_conn_state(c) >= MR_CONN_CLOSING)
-                return; /* by the callback */
+                return false; /* by the callback */
         }
-        q->plain_done += taken;
-        if (is_stuck)
-            return;
+        f->todo_done += taken;
+    }
+    return has_taken;
+}
+
+/* Top-down, and again while a filter that had no room may have some. */
+static void push_down(struct mr_conn *c)
+{
+    for (bool has_moved = true; has_moved;) {
+        has_moved = false;
+        for (struct mr_filter *f = c->top; f; f = f->below) {
+            if (f->is_open && push_through(c, f))
+                has_moved = true;
+            if (mr_conn_state(c) >= MR_CONN_CLOSING)
+                return;
+        }
     }
 }
 
 static void give_back_if_empty(struct mr_conn *c)
 {
     struct mr_outq *q = c->out;
-    if (!q || q->wire.first || q->plain.first || q->sending)
+    if (!q || q->bytes || q->sending)
         return;
     c->out = NULL;
     mr_slab_give(outq_slab(c), q);
@@ -136,10 +159,15 @@ static void finish_if_due(struct mr_conn *c)
 {
     if (!c->is_finishing || c->is_finished || c->out || mr_conn_state(c) >= MR_CONN_CLOSING)
         return;
-    if (c->top && c->top->type->shut)
-        c->top->type->shut(c->top);
-    if (c->out) /* a filter has something to say first */
-        return;
+    for (struct mr_filter *f = c->top; f; f = f->below) {
+        if (f->is_shut)
+            continue;
+        f->is_shut = true;
+        if (f->type->shut && f->is_open)
+            f->type->shut(f);
+        if (c->out || mr_conn_state(c) >= MR_CONN_CLOSING)
+            return; /* it has something to say, which those below see before their own end */
+    }
     c->is_finished = true;
     mr_io_finish(c->slot.shard->mine.loop.io, &c->sock);
 }
@@ -149,9 +177,13 @@ void mr_conn_flush(struct mr_conn *c)
     struct mr_outq *q = c->out;
     if (mr_conn_state(c) >= MR_CONN_CLOSING)
         return;
-    if (q && c->top && c->top->is_open)
-        push_plain(c, q);
-    q = c->out;
+    if (q && c->top) {
+        q->is_flushing = true;
+        push_down(c);
+        q->is_flushing = false;
+        if (mr_conn_state(c) >= MR_CONN_CLOSING)
+            return;
+    }
     if (q && q->wire.first && !q->sending) {
         q->sending = gather(q->wire.first, 0, q->iov);
         q->message = (struct msghdr){.msg_iov = q->iov, .msg_iovlen = q->sending};
@@ -182,12 +214,20 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
         if (mr_conn_state(c) >= MR_CONN_CLOSING)
             return; /* by the callback */
     }
-    if (q->wire.first || q->plain.first || c->is_finishing)
+    if (q->bytes || c->is_finishing)
         mr_conn_flush(c);
     else
         give_back_if_empty(c);
     if (!c->out && c->protocol->drained && mr_conn_state(c) < MR_CONN_CLOSING)
         c->protocol->drained(c);
+}
+
+static void drop_list(struct mr_out_list *l, int err)
+{
+    while (l->first) {
+        struct mr_out *o = list_pop(l);
+        o->sent(o, err);
+    }
 }
 
 void mr_conn_out_drop(struct mr_conn *c, int err)
@@ -196,13 +236,8 @@ void mr_conn_out_drop(struct mr_conn *c, int err)
     if (!q)
         return;
     c->out = NULL;
-    while (q->wire.first) {
-        struct mr_out *o = list_pop(&q->wire);
-        o->sent(o, err);
-    }
-    while (q->plain.first) {
-        struct mr_out *o = list_pop(&q->plain);
-        o->sent(o, err);
-    }
+    drop_list(&q->wire, err);
+    for (struct mr_filter *f = c->bottom; f; f = f->above)
+        drop_list(&f->todo, err);
     mr_slab_give(outq_slab(c), q);
 }

@@ -1,5 +1,5 @@
 /*
- * What is queued on a conn: plain pieces above its filters, wire pieces below, one send under way.
+ * What is queued on a conn: pieces before each filter and before the socket, one send under way.
  * Attached to a conn only while it has something to send, so idle conns pay nothing.
  * Owner thread: the conn's shard.
  */
@@ -10,16 +10,11 @@
 
 #define MR_OUT_IOV_MAX 16 /* pieces of one send; the rest waits for the next */
 
-struct mr_out_list {
-    struct mr_out *first, **last;
-};
-
 struct mr_outq {
-    struct mr_out_list wire;      /* goes to the socket                                    */
-    struct mr_out_list plain;     /* waits for the top filter; unused without filters      */
-    size_t plain_done;            /* bytes of plain.first the filter has taken             */
-    size_t bytes;                 /* queued in both                                        */
-    unsigned sending;             /* pieces of wire that the send under way covers         */
+    struct mr_out_list wire; /* goes to the socket                                    */
+    size_t bytes;            /* queued there and before the filters                   */
+    unsigned sending;        /* pieces of wire that the send under way covers         */
+    bool is_flushing;        /* what is queued now needs no flush of its own          */
     struct msghdr message;
     struct iovec iov[MR_OUT_IOV_MAX];
 };
@@ -30,7 +25,6 @@ void mr_conn_flush(struct mr_conn *c);
 void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken);
 /* Every piece hears sent(o, err); the queue is given back. */
 void mr_conn_out_drop(struct mr_conn *c, int err);
-/* Below the filters. False: no memory. */
-bool mr_conn_out_wire(struct mr_conn *c, struct mr_out *o);
+void mr_out_list_init(struct mr_out_list *l);
 
 #endif

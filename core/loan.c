@@ -44,7 +44,7 @@ void mr_window_fini(struct mr_window *w)
 static bool fill(struct mr_loan *n, struct moor_shard *s, const struct mr_in *in, size_t len)
 {
     n->len = len;
-    if (!mr_buf_pool_is_low(&s->mine.bufs)) {
+    if (in->buf->is_loose || !mr_buf_pool_is_low(&s->mine.bufs)) {
         n->buf = in->buf;
         mr_buf_ref(n->buf);
         return true;

@@ -52,7 +52,8 @@ static struct mr_berth *somebody_with_idle(struct mr_berth *b, uint32_t keep)
 bool mr_move_ask(struct mr_berth *b, bool is_needed)
 {
     const uint32_t keep = is_needed ? 0 : b->upstream->pool->options.steal_keep;
-    struct mr_berth *from = somebody_with_idle(b, keep);
+    const bool can_move = !b->upstream->pool->protocol->is_multiplexed;
+    struct mr_berth *from = can_move ? somebody_with_idle(b, keep) : NULL;
     if (!from || b->moving_in >= MR_MOVES_MAX)
         return false;
     struct mr_move *m = mr_heap_zalloc(heap_of(b), sizeof *m);
@@ -110,6 +111,10 @@ static void asked(struct mr_message *message)
     const uint32_t keep = m->is_needed ? 0 : b->upstream->pool->options.steal_keep;
     struct mr_conn *c =
         b->idle_count > keep && !b->waiter_count ? mr_berth_take_idle(b, true) : NULL;
+    if (c && !mr_conn_is_clean(c)) { /* a filter has something to say or was told the end */
+        mr_conn_close(c, "not clean when it was to move");
+        c = NULL;
+    }
     if (!c) {
         reply(m);
         return;
@@ -132,7 +137,10 @@ static void pack(struct mr_move *m, struct mr_conn *c)
     m->uses = c->uses;
     m->top = c->top;
     m->bottom = c->bottom;
+    m->protocol = c->protocol;
+    m->state = c->state;
     c->top = c->bottom = NULL;
+    c->state = NULL;
 }
 
 void mr_berth_unhook(struct mr_conn *c)
@@ -177,6 +185,9 @@ static void unpack(struct mr_move *m, struct mr_conn *c)
     c->uses = m->uses;
     c->top = m->top;
     c->bottom = m->bottom;
+    c->protocol = m->protocol;
+    c->state = m->state;
+    m->top = m->bottom = NULL;
     c->is_ready = c->is_settled = true;
     if (c->expires_ns < b->expires_min_ns)
         b->expires_min_ns = c->expires_ns;
@@ -210,7 +221,7 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
 {
     const uint32_t count =
         atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed);
-    if (count == 1)
+    if (count == 1 || c->protocol->is_multiplexed || !mr_conn_is_clean(c))
         return false;
     struct mr_list *first = mr_list_first(&b->waiters);
     if (!mr_list_is_empty(&b->fresh) && c->uses == 0)
@@ -283,6 +294,16 @@ static void given(struct mr_message *message)
     }
 }
 
+/* The conn ends without a slot: what it carried is let go as at any conn's end. */
+static void drop_cargo(struct mr_move *m)
+{
+    struct mr_conn husk = {
+        .slot.shard = m->from->shard, .protocol = m->protocol, .state = m->state, .top = m->top};
+    if (husk.protocol->dropped)
+        husk.protocol->dropped(&husk);
+    mr_conn_drop_filters(&husk);
+}
+
 /* On `from`, again. A descriptor that comes back found no memory over there. */
 static void acknowledged(struct mr_message *message)
 {
@@ -294,6 +315,7 @@ static void acknowledged(struct mr_message *message)
         mr_io_attach(io, &m->spare, m->fd);
         m->fd = -1;
         mr_pool_conn_left(b->upstream);
+        drop_cargo(m);
         mr_io_close(io, &m->spare);
         return;
     }

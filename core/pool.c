@@ -53,6 +53,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
     }
     p->options.name = p->name;
     p->protocol = spec->protocol;
+    p->secure = spec->secure;
     p->wiring = spec->wiring;
     p->unwire = spec->unwire;
     p->sock_options = (struct mr_sock_options){

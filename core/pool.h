@@ -66,6 +66,7 @@ struct moor_pool {
     moor_pool_options options;          /* strings are the pool's own                           */
     char *name;
     const struct mr_protocol *protocol;
+    moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec            */
     void *wiring;                       /* the floor above's; freed by unwire                   */
     void (*unwire)(struct moor_pool *p);
     struct mr_sock_options sock_options;
@@ -94,6 +95,9 @@ struct mr_pool_spec {
     const char *name;                      /* for logs; NULL = made of the upstream             */
     const struct mr_protocol *protocol;
     moor_pool_options options;             /* overlaid and checked                              */
+    /* Adds filters to a conn that has just connected; it may choose c->protocol later, when they are
+     * open. NULL = plain. Not OK: the dial fails with it. On the conn's shard. */
+    moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c);
     void *wiring;
     void (*unwire)(struct moor_pool *p);
 };
