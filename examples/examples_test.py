@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The examples do what they say, and README shows the first one as it is.
 
-Usage: examples_test.py PATH-OF-GET PATH-OF-MOORING-ORIGIN
+Usage: examples_test.py PATH-OF-GET PATH-OF-EMBED PATH-OF-MOORING-ORIGIN
 """
 
 import re
@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
-GET, ORIGIN = sys.argv[1:3]
-del sys.argv[1:3]
+GET, EMBED, ORIGIN = sys.argv[1:4]
+del sys.argv[1:4]
 
 from mooring_case import Origin, pattern  # noqa: E402
 
@@ -36,6 +36,18 @@ class FirstExample(unittest.TestCase):
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.assertNotEqual(failed.returncode, 0)
         self.assertIn(b"connect", failed.stderr)
+
+
+class Embedding(unittest.TestCase):
+    def test_is_the_one_of_threading_md(self):
+        shown = re.search(r"```c\n(.*?)```", (ROOT / "docs" / "threading.md").read_text(), re.DOTALL)
+        self.assertIn(shown.group(1), (ROOT / "examples" / "embed.c").read_text())
+
+    def test_one_thread_drives_everything(self):
+        with Origin(ORIGIN) as origin:
+            done = subprocess.run([EMBED, origin.url("/bytes/70000")], check=True, timeout=30,
+                                  stdout=subprocess.PIPE).stdout
+        self.assertEqual(done, b"MOOR_OK, 70000 bytes\n")
 
 
 unittest.main()
