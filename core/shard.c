@@ -13,7 +13,10 @@
 /* Spinning pays only where messages come closer together than this multiple of the spin. */
 #define SPIN_GAP_FACTOR 1
 
-static _Thread_local struct moor_shard *current;
+/* One pointer of static TLS: asked on every call, and a loader finds room for it late, too. */
+static _Thread_local struct moor_shard *current __attribute__((tls_model("initial-exec")));
+
+static void fire_rest(struct mr_timer *t, int64_t now_ns);
 
 moor_shard *moor_shard_self(void)
 {
@@ -89,6 +92,8 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
     mr_lock_unlock(&r->gone_lock);
     s->mine.trace.now_ns = &s->mine.loop.now_ns;
     s->mine.is_over = false;
+    s->mine.rest.fire = fire_rest;
+    s->mine.rest_events = 0;
     s->mine.message_gap_ns = MR_NS_PER_SEC;
     mr_inbox_open(&s->shared.inbox);
     atomic_store_explicit(&s->shared.state, MR_SHARD_RUNNING, memory_order_release);
@@ -97,6 +102,7 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
 
 void mr_shard_shut(struct moor_shard *s)
 {
+    mr_loop_untimer(&s->mine.loop, &s->mine.rest);
     mr_resolver_shard_destroy(s->mine.resolver);
     s->mine.resolver = NULL;
     mr_loop_fini(&s->mine.loop);
@@ -115,12 +121,28 @@ void mr_shard_free(struct moor_shard *s)
     mr_heap_free(&s->runtime->heap, s, sizeof *s);
 }
 
-struct mr_slab *mr_shard_slab(struct moor_shard *s, enum mr_slab_id id, size_t size)
+/* ---- rest ---- */
+
+/* So long without more than a few completions, and a burst's memory goes back to the system. */
+#define REST_NS         MR_NS_PER_SEC
+#define REST_EVENTS_MAX 16
+
+static void fire_rest(struct mr_timer *t, int64_t now_ns)
 {
-    struct mr_slab *slab = &s->mine.slabs[id];
-    if (MR_UNLIKELY(!slab->heap))
-        mr_slab_init(slab, &s->mine.heap, size, 32);
-    return slab;
+    struct moor_shard *s = MR_CONTAINER_OF(t, struct moor_shard, mine.rest);
+    const uint64_t events = s->mine.loop.io->stats.events;
+    if (events - s->mine.rest_events > REST_EVENTS_MAX)
+        mr_loop_timer(&s->mine.loop, t, now_ns + REST_NS);
+    else
+        mr_heap_trim(&s->mine.heap);
+    s->mine.rest_events = events;
+}
+
+static void note_work(struct moor_shard *s)
+{
+    if (!mr_timer_is_armed(&s->mine.rest) &&
+        s->mine.loop.io->stats.events - s->mine.rest_events > REST_EVENTS_MAX)
+        mr_loop_timer(&s->mine.loop, &s->mine.rest, s->mine.loop.now_ns + REST_NS);
 }
 
 /* ---- messages ---- */
@@ -196,6 +218,7 @@ moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget
     if (timeout_ns > 0 && !prepare_to_sleep(s))
         timeout_ns = 0;
     const moor_err e = mr_loop_finish(&s->mine.loop, timeout_ns, budget);
+    note_work(s);
     atomic_store_explicit(&s->shared.is_sleeping, false, memory_order_relaxed);
     s->mine.is_turning = false;
     return e;

@@ -52,6 +52,8 @@ struct moor_shard {
         bool is_over;                 /* asked to stop, threaded shards                  */
         int64_t message_gap_ns;       /* smoothed time between messages                  */
         int64_t message_last_ns;
+        struct mr_timer rest;         /* after work: gives freed memory back             */
+        uint64_t rest_events;         /* completions seen when it last looked            */
         struct mr_trace trace;        /* what a panic on this thread prints              */
     } mine;
     struct {
@@ -76,8 +78,16 @@ moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget
 /* Binds or unbinds the calling thread: what moor_shard_self returns. */
 void mr_shard_enter(struct moor_shard *s);
 
+#define MR_SLAB_PAGE 32 /* items made at a time */
+
 /* The slab, made at first use; items are always of `size` bytes. */
-struct mr_slab *mr_shard_slab(struct moor_shard *s, enum mr_slab_id id, size_t size);
+static inline struct mr_slab *mr_shard_slab(struct moor_shard *s, enum mr_slab_id id, size_t size)
+{
+    struct mr_slab *slab = &s->mine.slabs[id];
+    if (MR_UNLIKELY(!slab->heap))
+        mr_slab_init(slab, &s->mine.heap, size, MR_SLAB_PAGE);
+    return slab;
+}
 
 static inline int64_t mr_shard_now(const struct moor_shard *s)
 {
