@@ -1,0 +1,20 @@
+/*
+ * The test server mooring-origin as a child process: ends with the test whatever happens to it.
+ */
+#ifndef TESTS_SUPPORT_ORIGIN_PROCESS_H
+#define TESTS_SUPPORT_ORIGIN_PROCESS_H
+
+#include <sys/types.h>
+
+struct origin_process {
+    pid_t pid;
+    int port;
+    char url[64]; /* "http://127.0.0.1:PORT" */
+};
+
+/* Starts one on a free port and reads where it listens from its first line. Fails the test if it
+ * cannot. */
+void origin_start(struct origin_process *o);
+void origin_stop(struct origin_process *o);
+
+#endif
