@@ -165,6 +165,15 @@ static void test_what_done_says(void **state)
     assert_int_equal(s.chunks_lent, 0);
 }
 
+static void test_bytes_are_counted(void **state)
+{
+    (void)state;
+    expect_body("GET", "/bytes/100000", 200, 100000);
+    const moor_stats s = fixture_stats(&f);
+    assert_in_range(s.bytes_in, 100000, 101000);
+    assert_in_range(s.bytes_out, 30, 1000);
+}
+
 enum { CROWD = 200 };
 
 static void test_a_crowd_on_one_shard(void **state)
@@ -361,6 +370,7 @@ int main(void)
         T(trailers),
         T(every_callback_is_optional_but_done),
         T(what_done_says),
+        T(bytes_are_counted),
         T(a_crowd_on_one_shard),
         T(a_callback_sends_again),
         T(send_from_an_ordinary_thread_is_refused),
