@@ -82,10 +82,16 @@ static void give_up(struct fetch *f, moor_err e)
     moor_cancel(f->op);
 }
 
+/* RFC 9110 8.6: these announce the length of a body that does not come. */
+static bool has_body(const struct fetch *f, const moor_http_head *h)
+{
+    return h->status != 304 && !(f->request->method && !strcmp(f->request->method, "HEAD"));
+}
+
 /* The announced length, if it is believable, saves growing. */
 static void reserve(struct fetch *f, const moor_http_head *h)
 {
-    const moor_span length = moor_http_header(h, "content-length");
+    const moor_span length = has_body(f, h) ? moor_http_header(h, "content-length") : (moor_span){0};
     uint64_t n = 0;
     for (size_t i = 0; i < length.len && n < f->body_max; i++)
         n = n * 10 + (uint64_t)(((const char *)length.base)[i] - '0');
@@ -119,12 +125,12 @@ static bool make_room(struct fetch *f, size_t more)
 {
     struct response *r = f->response;
     const size_t needed = r->pub.body.len + more + 1;
-    if (needed <= f->body_cap)
-        return true;
     if (needed - 1 > f->body_max) {
         give_up(f, MOOR_ETOOBIG);
         return false;
     }
+    if (needed <= f->body_cap)
+        return true;
     size_t cap = f->body_cap * 2;
     if (cap < needed)
         cap = needed;

@@ -340,6 +340,36 @@ static void test_fetch_says_why_it_failed(void **state)
     assert_true(fault.safe_to_retry);
 }
 
+static void test_fetch_bounds_the_body(void **state)
+{
+    (void)state;
+    moor_pool_options po;
+    fixture_pool_options(&po);
+    po.fetch_body_max = 1000;
+    moor_pool *p = NULL;
+    assert_err(moor_pool_open(f.runtime, origin.url, &po, &p), MOOR_OK);
+    moor_http_request r;
+    moor_http_request_init(&r);
+    moor_http_response *res = NULL;
+    static const char *const over[] = {"/bytes/1001", "/chunked/1001?chunk=10"};
+    for (int i = 0; i < 2; i++) {
+        r.url = over[i];
+        moor_fault fault = {0};
+        assert_err(moor_http_fetch(p, &r, &res, &fault), MOOR_ETOOBIG);
+        assert_string_equal(fault.what, "the body exceeds fetch_body_max");
+    }
+    r.url = "/bytes/1000";
+    assert_err(moor_http_fetch(p, &r, &res, NULL), MOOR_OK);
+    assert_int_equal(res->body.len, 1000);
+    moor_http_response_free(res);
+    r.url = "/bytes/1001"; /* announced, but no byte of it comes */
+    r.method = "HEAD";
+    assert_err(moor_http_fetch(p, &r, &res, NULL), MOOR_OK);
+    assert_int_equal(res->body.len, 0);
+    moor_http_response_free(res);
+    assert_err(moor_pool_close(p, 1000), MOOR_OK);
+}
+
 static void test_two_runtimes_do_not_meet(void **state)
 {
     (void)state;
@@ -377,6 +407,7 @@ int main(void)
         T(blocking_inside_a_callback_is_refused),
         T(fetch_from_four_threads),
         T(fetch_says_why_it_failed),
+        T(fetch_bounds_the_body),
         T(two_runtimes_do_not_meet),
 #undef T
     };
