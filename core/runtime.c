@@ -105,8 +105,7 @@ static moor_err take_options(const moor_runtime_options *given, moor_runtime_opt
     mr_log_init(&log, MOOR_LOG_WARN, given ? given->on_log : NULL, given ? given->log_user : NULL,
                 &mr_clock_system);
     struct mr_options_report report = {.warn = warn, .user = &log};
-    const moor_err e =
-        mr_runtime_options_resolve(given, mr_options_environment(), &report, out);
+    const moor_err e = mr_runtime_options_resolve(given, mr_options_environment(), &report, out);
     if (e)
         mr_log(&log, MOOR_LOG_ERROR, "options", "%s", report.fault);
     mr_log_fini(&log);
@@ -226,7 +225,7 @@ static moor_err start_thread(struct moor_runtime *r, uint32_t i)
         mr_shard_free(s);
         return MOOR_ENOMEM;
     }
-    char name[16];
+    char name[32]; /* MR_SHARDS_MAX keeps it under the 16 bytes the kernel takes */
     snprintf(name, sizeof name, "mooring/%u", i);
     pthread_setname_np(r->threads[i], name);
     r->thread_count = i + 1;
@@ -419,7 +418,8 @@ moor_ms moor_shard_timeout(moor_shard *s)
 {
     if (!s || moor_shard_self() != s)
         return 0;
-    /* The caller is about to sleep in its own loop: from here a poster makes the descriptor readable. */
+    /* The caller is about to sleep in its own loop: from here a poster makes the descriptor
+     * readable. */
     atomic_store(&s->shared.is_sleeping, true);
     atomic_thread_fence(memory_order_seq_cst);
     if (!mr_inbox_is_empty(&s->shared.inbox))
