@@ -144,8 +144,12 @@ static void take_piece(struct mr_exchange *x, bool is_last)
         fail(x, MOOR_ENOMEM, "queue the body");
         return;
     }
-    if (!is_last && !x->outs)
-        pull_later(x); /* an empty piece: nothing is queued whose going would ask again */
+    if (x->outs)
+        return;
+    if (is_last) /* an empty piece: nothing is queued whose going would tell */
+        mr_exchange_sent(x);
+    else
+        pull_later(x);
 }
 
 static void run_pull(struct mr_deferred *d)

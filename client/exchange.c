@@ -106,15 +106,6 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     mr_body_begin(x);
 }
 
-/* The whole request has left: from here the response's first byte is due. */
-static void begin_waiting(struct mr_exchange *x)
-{
-    if (x->first_byte_limit != MR_NEVER && !x->first_byte_ns &&
-        (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT))
-        mr_loop_timer(loop_of(x), &x->stage,
-                      mr_shard_now(x->slot.shard) + x->first_byte_limit);
-}
-
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why)
 {
     struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
@@ -136,11 +127,15 @@ static void let_go_of_conn(struct mr_exchange *x, bool is_reusable)
     mr_berth_release(c, is_reusable);
 }
 
+static bool is_all_sent(const struct mr_exchange *x)
+{
+    return !x->outs && (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT);
+}
+
 /* A canceled response whose rest is small costs less to read than a new conn. */
 static bool may_drain(const struct mr_exchange *x)
 {
-    return x->conn && x->is_canceled && !x->is_aborted && x->has_head && !x->outs && !x->wants_close &&
-           (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT) &&
+    return x->conn && x->is_canceled && !x->is_aborted && x->has_head && is_all_sent(x) && !x->wants_close &&
            x->reply->head.keep_alive && x->reply->head.body == MR_H1_BODY_LENGTH &&
            x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
            mr_conn_state(x->conn) == MR_CONN_LEASED;
@@ -217,13 +212,12 @@ void mr_exchange_finish(struct mr_exchange *x)
 
 void mr_exchange_complete(struct mr_exchange *x, bool is_conn_reusable)
 {
-    const bool is_sent = x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT;
     if (x->is_draining) {
         end_draining(x, is_conn_reusable);
         return;
     }
     /* An answer before the whole request was sent: the rest would be read as the next request. */
-    let_go_of_conn(x, is_conn_reusable && is_sent && !x->wants_close && !x->outs);
+    let_go_of_conn(x, is_conn_reusable && is_all_sent(x) && !x->wants_close);
     mr_exchange_finish(x);
 }
 
@@ -248,13 +242,13 @@ static void end_with(struct mr_exchange *x, moor_err err, const char *what)
 
 bool mr_exchange_has_sent(const struct mr_exchange *x)
 {
-    return x->is_replaying ? x->had_sent
-                           : x->conn && (x->conn->bytes_out > x->sent_before ||
-                                         mr_conn_is_sending(x->conn));
+    return x->is_replaying
+               ? x->had_sent
+               : x->conn && (x->conn->bytes_out > x->sent_before || mr_conn_is_sending(x->conn));
 }
 
-/* RFC 9110 9.2.2 and RFC 9112 9.3.1: a request goes again only if nobody can have acted on it, or if
- * acting on it twice is the same as once. */
+/* RFC 9110 9.2.2 and RFC 9112 9.3.1: a request goes again only if nobody can have acted on it, or
+ * if acting on it twice is the same as once. */
 static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent)
 {
     if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET ||
@@ -310,17 +304,23 @@ static void head_sent(struct mr_out *o, int err)
     mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, head));
 }
 
+void mr_exchange_sent(struct mr_exchange *x)
+{
+    if (x->first_byte_limit != MR_NEVER && !x->has_head)
+        mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->slot.shard) + x->first_byte_limit);
+}
+
 void mr_exchange_out_gone(struct mr_exchange *x)
 {
     MR_ASSERT(x->outs > 0);
     x->outs--;
     if (x->outs == 0 && !x->is_over) {
-        if (x->is_replaying) {
+        if (x->is_replaying)
             mr_loop_defer(loop_of(x), &x->end);
-        } else {
+        else if (is_all_sent(x))
+            mr_exchange_sent(x);
+        else
             mr_body_room(x);
-            begin_waiting(x);
-        }
     }
     free_if_over(x);
 }

@@ -97,6 +97,8 @@ bool mr_exchange_has_sent(const struct mr_exchange *x);
 void mr_exchange_finish(struct mr_exchange *x);
 /* A piece of ours is no longer with a conn. */
 void mr_exchange_out_gone(struct mr_exchange *x);
+/* The whole request has left: from here on the peer owes an answer, unless it gave one early. */
+void mr_exchange_sent(struct mr_exchange *x);
 /* "100 Continue" came, or will not. */
 void mr_exchange_continue(struct mr_exchange *x);
 

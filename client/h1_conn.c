@@ -63,9 +63,7 @@ static bool tell_body(struct mr_exchange *x, const struct mr_in *in, moor_span b
 static void tell_trailers(struct mr_exchange *x)
 {
     if (x->handlers->on_trailers)
-        x->handlers->on_trailers(x->user,
-                                 x->reply->head.headers,
-                                 x->reply->head.header_count);
+        x->handlers->on_trailers(x->user, x->reply->head.headers, x->reply->head.header_count);
 }
 
 static void protocol_error(struct mr_exchange *x, const struct mr_h1_out *out)
@@ -73,10 +71,11 @@ static void protocol_error(struct mr_exchange *x, const struct mr_h1_out *out)
     mr_exchange_broken(x, &(moor_fault){.err = out->err, .what = out->what}, false);
 }
 
-static void first_byte(struct mr_exchange *x)
+static void note_bytes(struct mr_exchange *x)
 {
-    x->first_byte_ns = mr_shard_now(x->slot.shard);
-    if (x->body_state != MR_BODY_WAITING)
+    if (!x->first_byte_ns)
+        x->first_byte_ns = mr_shard_now(x->slot.shard);
+    if (x->body_state != MR_BODY_WAITING && !x->is_draining)
         mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
 }
 
@@ -96,8 +95,7 @@ static size_t h1_input(struct mr_conn *c, const struct mr_in *in)
     struct mr_exchange *x = c->claim;
     const uint8_t *at = in->base;
     size_t left = in->len;
-    if (!x->first_byte_ns)
-        first_byte(x);
+    note_bytes(x);
     for (;;) {
         /* A closed window stops the body, and only while there is some: the end needs no room. */
         if (left && !mr_window_is_open(&x->window))
