@@ -98,7 +98,8 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     }
     if (e) {
         /* Later: this may still be inside moor_http_send. */
-        x->fault = (moor_fault){.err = e, .safe_to_retry = true, .what = "send the request"};
+        x->fault = (moor_fault){
+            .err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
         mr_loop_defer(loop_of(x), &x->end);
         return;
     }
@@ -110,6 +111,7 @@ static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_w
 {
     struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
     x->fault = *fault;
+    x->fault.safe_to_retry = fault->safe_to_retry && !x->was_sent;
     x->why = *why;
     x->has_why = true;
     mr_exchange_finish(x);
@@ -135,7 +137,8 @@ static bool is_all_sent(const struct mr_exchange *x)
 /* A canceled response whose rest is small costs less to read than a new conn. */
 static bool may_drain(const struct mr_exchange *x)
 {
-    return x->conn && x->is_canceled && !x->is_aborted && x->has_head && is_all_sent(x) && !x->wants_close &&
+    return x->conn && x->is_canceled && !x->is_aborted && x->has_head && is_all_sent(x) &&
+           !x->wants_close &&
            x->reply->head.keep_alive && x->reply->head.body == MR_H1_BODY_LENGTH &&
            x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
            mr_conn_state(x->conn) == MR_CONN_LEASED;
@@ -240,11 +243,15 @@ static void end_with(struct mr_exchange *x, moor_err err, const char *what)
 
 /* ---- broken conns and replays ---- */
 
+/* Of this attempt. */
+static bool has_conn_sent(const struct mr_exchange *x)
+{
+    return x->conn && (x->conn->bytes_out > x->sent_before || mr_conn_is_sending(x->conn));
+}
+
 bool mr_exchange_has_sent(const struct mr_exchange *x)
 {
-    return x->is_replaying
-               ? x->had_sent
-               : x->conn && (x->conn->bytes_out > x->sent_before || mr_conn_is_sending(x->conn));
+    return x->was_sent || has_conn_sent(x);
 }
 
 /* RFC 9110 9.2.2 and RFC 9112 9.3.1: a request goes again only if nobody can have acted on it, or
@@ -261,11 +268,12 @@ static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, boo
 
 void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone)
 {
-    const bool had_sent = mr_exchange_has_sent(x);
+    const bool had_sent = has_conn_sent(x);
+    x->was_sent |= had_sent;
     mr_loop_untimer(loop_of(x), &x->stage);
     mr_loop_undefer(&x->pull);
     x->fault = *fault;
-    x->fault.safe_to_retry = !had_sent;
+    x->fault.safe_to_retry = !x->was_sent;
     if (is_conn_gone) {
         x->conn->claim = NULL;
         x->conn = NULL;
@@ -280,7 +288,6 @@ void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_
         mr_exchange_finish(x);
         return;
     }
-    x->had_sent = had_sent;
     x->is_replaying = true;
     x->replays++;
     MR_STAT_ADD(x->berth->local, replays, 1);
@@ -291,7 +298,7 @@ void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_
 static void try_again(struct mr_exchange *x)
 {
     x->is_replaying = false;
-    x->had_sent = false;
+    x->fault = (moor_fault){0}; /* of the attempt before: it did not end the request */
     x->claim.wants_fresh = true;
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
     if (e)

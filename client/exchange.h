@@ -69,7 +69,7 @@ struct mr_exchange {
     bool is_reused, has_why, is_canceled, is_aborted, is_over, is_replaying;
     bool has_head;                       /* of the final response                             */
     bool is_draining;                    /* over for the caller; the rest is read to save conn */
-    bool had_sent;                       /* has_sent, of the conn that broke                  */
+    bool was_sent;                       /* bytes left on a conn that broke: of any attempt   */
 };
 
 /* What is common to every request of a pool. */
@@ -91,7 +91,7 @@ void mr_exchange_discard(struct mr_exchange *x);
 /* Acquires; on failure it was not started. */
 MOOR_NODISCARD moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation);
 
-/* Has a byte of this request left on x->conn? The fact behind safe_to_retry. */
+/* Has a byte of this request left, on any attempt? The fact behind safe_to_retry. */
 bool mr_exchange_has_sent(const struct mr_exchange *x);
 /* on_done runs now, with x->fault; the conn, if any is left, is closed. */
 void mr_exchange_finish(struct mr_exchange *x);
