@@ -129,9 +129,11 @@ static void let_go_of_conn(struct mr_exchange *x, bool is_reusable)
     mr_berth_release(c, is_reusable);
 }
 
+/* The peer may answer a body of known length before body_cb said that there is no more. */
 static bool is_all_sent(const struct mr_exchange *x)
 {
-    return !x->outs && (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT);
+    return !x->outs && (x->body_state == MR_BODY_NONE || x->body_state == MR_BODY_SENT ||
+                        x->body_given == x->body_length);
 }
 
 /* A canceled response whose rest is small costs less to read than a new conn. */
@@ -324,10 +326,10 @@ void mr_exchange_out_gone(struct mr_exchange *x)
     if (x->outs == 0 && !x->is_over) {
         if (x->is_replaying)
             mr_loop_defer(loop_of(x), &x->end);
-        else if (is_all_sent(x))
-            mr_exchange_sent(x);
         else
             mr_body_room(x);
+        if (!x->is_replaying && is_all_sent(x))
+            mr_exchange_sent(x);
     }
     free_if_over(x);
 }
