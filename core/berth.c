@@ -457,8 +457,8 @@ static void feed_waiters(struct mr_berth *b)
                                 atomic_load_explicit(&b->donated, memory_order_relaxed);
         if (coming >= b->waiter_count)
             return;
-        if (!is_alone && mr_move_ask(b, false))
-            continue;
+        if (!is_alone && !mr_list_is_empty(&b->waiters) && mr_move_ask(b, false))
+            continue; /* not for those who want a new conn: idle ones would come and be left */
         verdict = mr_attempt_begin(b);
         if (verdict == MR_GATE_GO)
             continue;
