@@ -66,6 +66,23 @@ void mr_heap_free_aligned(struct mr_heap *h, void *p, size_t size, size_t align)
     mr_heap_store_free(h, p, size ? size : 1, align);
 }
 
+char *mr_heap_copy_text(struct mr_heap *h, moor_span text)
+{
+    char *copy = mr_heap_alloc(h, text.len + 1);
+    if (!copy)
+        return NULL;
+    if (text.len)
+        memcpy(copy, text.base, text.len);
+    copy[text.len] = '\0';
+    return copy;
+}
+
+void mr_heap_free_text(struct mr_heap *h, char *text)
+{
+    if (text)
+        mr_heap_free(h, text, strlen(text) + 1);
+}
+
 void *mr_heap_alloc_unsized(struct mr_heap *h, size_t size)
 {
     /* Charged by what the block really has: that is all free will be able to tell. */

@@ -6,6 +6,7 @@
 #define MR_ALLOC_HEAP_H
 
 #include <mooring/error.h>
+#include <mooring/types.h>
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -37,6 +38,11 @@ void *mr_heap_alloc_aligned(struct mr_heap *h, size_t size, size_t align);
 /* `size` (and `align`, 0 for the plain ones) as given at allocation. NULL is fine. */
 void mr_heap_free(struct mr_heap *h, void *p, size_t size);
 void mr_heap_free_aligned(struct mr_heap *h, void *p, size_t size, size_t align);
+/* A copy with a NUL behind it, for mr_heap_free_text, which takes its length from the NUL: the text has
+ * no other, and keeps it. NULL: out of memory. */
+char *mr_heap_copy_text(struct mr_heap *h, moor_span text);
+/* NULL is fine. */
+void mr_heap_free_text(struct mr_heap *h, char *text);
 /* For foreign libraries that free without a size (their allocator hooks). Charged by what the block
  * really has. Resizing to 0 keeps a block. */
 void *mr_heap_alloc_unsized(struct mr_heap *h, size_t size);

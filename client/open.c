@@ -11,22 +11,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static void free_text(struct mr_heap *h, char *text)
-{
-    if (text)
-        mr_heap_free(h, text, strlen(text) + 1);
-}
-
-static char *copy_text(struct mr_heap *h, const char *text, size_t len)
-{
-    char *copy = mr_heap_alloc(h, len + 1);
-    if (copy) {
-        memcpy(copy, text, len);
-        copy[len] = '\0';
-    }
-    return copy;
-}
-
 /* ---- options and name ---- */
 
 static void warn(void *user, const char *text)
@@ -74,13 +58,14 @@ static struct mr_http_pool *make_http(struct moor_runtime *r, const struct mr_ur
         return http;
     char text[MR_BASIC_MAX];
     http->origin.port = u->port;
-    http->origin.host = copy_text(&r->heap, u->host.base, u->host.len);
+    http->origin.host = mr_heap_copy_text(&r->heap, u->host);
     size_t len = mr_origin_authority(u, text, sizeof text);
-    http->origin.authority = copy_text(&r->heap, text, len);
+    http->origin.authority = mr_heap_copy_text(&r->heap, (moor_span){text, len});
     bool is_short = !http->origin.host || !http->origin.authority;
     if (u->has_userinfo && !is_short) {
         http->authorization_len = mr_origin_basic(u->user, u->password, text, sizeof text);
-        http->authorization = copy_text(&r->heap, text, http->authorization_len);
+        http->authorization =
+            mr_heap_copy_text(&r->heap, (moor_span){text, http->authorization_len});
         explicit_bzero(text, sizeof text);
         is_short = !http->authorization;
     }
@@ -92,11 +77,12 @@ static struct mr_http_pool *make_http(struct moor_runtime *r, const struct mr_ur
 
 void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http)
 {
-    free_text(h, http->origin.host);
-    free_text(h, http->origin.authority);
-    if (http->authorization)
+    mr_heap_free_text(h, http->origin.host);
+    mr_heap_free_text(h, http->origin.authority);
+    if (http->authorization) { /* not as a text: once wiped it has no length */
         explicit_bzero(http->authorization, http->authorization_len);
-    free_text(h, http->authorization);
+        mr_heap_free(h, http->authorization, http->authorization_len + 1);
+    }
     mr_heap_free(h, http, sizeof *http);
 }
 

@@ -3,7 +3,7 @@
  */
 #include "core/keep.h"
 
-#include <string.h>
+#include "base/span.h"
 
 static bool is_text_of(const struct mr_option *o, enum mr_option_scope scope)
 {
@@ -20,13 +20,8 @@ moor_err mr_options_keep(enum mr_option_scope scope, void *options, struct mr_he
         struct mr_option_value v = mr_option_get(o, options);
         if (!v.text)
             continue;
-        const size_t size = strlen(v.text) + 1;
-        char *copy = is_short ? NULL : mr_heap_alloc(h, size);
-        if (copy)
-            memcpy(copy, v.text, size);
-        else
-            is_short = true;
-        v.text = copy;
+        v.text = is_short ? NULL : mr_heap_copy_text(h, mr_span_cstr(v.text));
+        is_short |= !v.text;
         mr_option_set(o, options, v);
     }
     if (!is_short)
@@ -42,8 +37,7 @@ void mr_options_drop(enum mr_option_scope scope, void *options, struct mr_heap *
         if (!is_text_of(o, scope))
             continue;
         struct mr_option_value v = mr_option_get(o, options);
-        if (v.text)
-            mr_heap_free(h, (void *)(uintptr_t)v.text, strlen(v.text) + 1);
+        mr_heap_free_text(h, (char *)(uintptr_t)v.text);
         v.text = NULL;
         mr_option_set(o, options, v);
     }

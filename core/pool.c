@@ -21,22 +21,6 @@ static struct mr_heap *heap_of(struct moor_pool *p)
     return &p->runtime->heap;
 }
 
-static char *copy_text(struct mr_heap *h, moor_span s)
-{
-    char *copy = mr_heap_alloc(h, s.len + 1);
-    if (copy) {
-        memcpy(copy, s.base, s.len);
-        copy[s.len] = '\0';
-    }
-    return copy;
-}
-
-static void free_text(struct mr_heap *h, char *text)
-{
-    if (text)
-        mr_heap_free(h, text, strlen(text) + 1);
-}
-
 /* ---- making ---- */
 
 moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
@@ -46,7 +30,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
     MR_FAIL_IF(!p, MOOR_ENOMEM);
     p->runtime = r;
     p->options = spec->options;
-    p->name = copy_text(&r->heap, mr_span_cstr(spec->name));
+    p->name = mr_heap_copy_text(&r->heap, mr_span_cstr(spec->name));
     if (!p->name) {
         mr_heap_free(&r->heap, p, sizeof *p);
         return MOOR_ENOMEM;
@@ -97,8 +81,8 @@ static struct mr_upstream *find_upstream(struct moor_pool *p, moor_span host, ui
 
 static void free_upstream(struct moor_pool *p, struct mr_upstream *u)
 {
-    free_text(heap_of(p), u->host);
-    free_text(heap_of(p), u->path);
+    mr_heap_free_text(heap_of(p), u->host);
+    mr_heap_free_text(heap_of(p), u->path);
     mr_heap_free(heap_of(p), u, sizeof *u);
 }
 
@@ -111,9 +95,9 @@ static struct mr_upstream *make_upstream(struct moor_pool *p, moor_span host, ui
     u->pool = p;
     u->port = port;
     if (path)
-        u->path = copy_text(heap_of(p), mr_span_cstr(path));
+        u->path = mr_heap_copy_text(heap_of(p), mr_span_cstr(path));
     else
-        u->host = copy_text(heap_of(p), host);
+        u->host = mr_heap_copy_text(heap_of(p), host);
     if (!u->path && !u->host) {
         free_upstream(p, u);
         return NULL;
@@ -560,7 +544,7 @@ void mr_pool_free(struct moor_pool *p)
     }
     if (p->unwire)
         p->unwire(p);
-    free_text(&r->heap, p->name);
+    mr_heap_free_text(&r->heap, p->name);
     mr_lock_fini(&p->lock);
     mr_heap_free(&r->heap, p, sizeof *p);
 }
