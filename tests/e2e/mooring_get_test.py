@@ -272,6 +272,10 @@ class Failures(GetTest):
         self.assertEqual((code, out), (56, pattern(5)))
         self.assertEqual(err.count("\n"), 1)
 
+    def test_conns_closed_while_idle_cost_nothing(self):
+        self.assertEqual(self.body("/bad/close-idle?after=0", "/bytes/4", "/bad/reset-idle?after=0",
+                                   "/bytes/5"), b"ok\n" + pattern(4) + b"ok\n" + pattern(5))
+
     def test_output_that_fails(self):
         with open("/dev/full", "wb") as full:
             program = subprocess.run([MOORING, "get", self.origin.url("/bytes/10")], stdout=full,
