@@ -44,6 +44,10 @@ static struct mr_outq *outq_of(struct mr_conn *c)
     struct mr_outq *q = mr_slab_take(outq_slab(c));
     if (!q)
         return NULL;
+    /* The slab keeps what would be a slot's header: here the counts of the last queue. */
+    q->bytes = 0;
+    q->sending = 0;
+    q->is_flushing = false;
     mr_out_list_init(&q->wire);
     c->out = q;
     return q;
