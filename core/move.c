@@ -262,19 +262,27 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
 static void spare_closed(struct mr_sock *s)
 {
     struct mr_move *m = MR_CONTAINER_OF(s, struct mr_move, spare);
+    struct mr_berth *b = m->from;
+    /* Not before: until it is closed the peer counts it too. */
+    mr_pool_conn_left(b->upstream);
+    MR_STAT_ADD(b->local, conns_closed, 1);
+    mr_berth_kick_waiting(b->upstream);
+    mr_berth_feed_later(b);
     acknowledged(&m->message);
 }
 
 static const struct mr_sock_events spare_events = {.closed = spare_closed};
 
-/* On `to`; on `from` if nobody drives `to` any more or it has no memory: then the conn ends here. */
+/* On `to`; on `from` if nobody drives `to` any more. A `to` that drains, and may have reported already
+ * that nothing is left there, or has no memory sends the descriptor back: then the conn ends on `from`. */
 static void given(struct mr_message *message)
 {
     struct mr_move *m = move_of(message);
     struct mr_berth *b = m->to;
     const bool is_here = moor_shard_self() == b->shard;
-    struct mr_conn *c =
-        is_here ? mr_conn_create(b->shard, b, b->upstream->pool->protocol) : NULL;
+    struct mr_conn *c = is_here && mr_pool_takes_work(b->local)
+                            ? mr_conn_create(b->shard, b, b->upstream->pool->protocol)
+                            : NULL;
     if (c) {
         atomic_fetch_sub(&b->donated, 1);
         mr_pool_hold(b->local);
@@ -314,7 +322,6 @@ static void acknowledged(struct mr_message *message)
         m->spare = (struct mr_sock){.events = &spare_events, .fd = -1};
         mr_io_attach(io, &m->spare, m->fd);
         m->fd = -1;
-        mr_pool_conn_left(b->upstream);
         drop_cargo(m);
         mr_io_close(io, &m->spare);
         return;
