@@ -534,14 +534,24 @@ static void fire_retry(struct mr_timer *t, int64_t now_ns)
 static void run_kick(struct mr_message *m)
 {
     struct mr_berth *b = MR_CONTAINER_OF(m, struct mr_berth, kick);
+    struct moor_pool *p = b->upstream->pool;
     atomic_store(&b->is_kicked, false);
-    mr_berth_feed_later(b);
+    if (mr_pool_takes_work(b->local))
+        mr_berth_feed_later(b);
+    mr_pool_unhold_end(p);
 }
 
 void mr_berth_kick(struct mr_berth *b)
 {
-    if (!atomic_exchange(&b->is_kicked, true) && !mr_shard_post(b->shard, &b->kick))
+    struct moor_pool *p = b->upstream->pool;
+    if (atomic_load(&b->is_kicked) || !mr_pool_hold_end(p))
+        return;
+    if (!atomic_exchange(&b->is_kicked, true)) {
+        if (mr_shard_post(b->shard, &b->kick))
+            return;
         atomic_store(&b->is_kicked, false);
+    }
+    mr_pool_unhold_end(p);
 }
 
 void mr_berth_kick_waiting(struct mr_upstream *u)

@@ -417,21 +417,41 @@ static void drain_local(struct mr_pool_shard *local)
         mr_loop_defer(l, &local->report);
 }
 
+bool mr_pool_hold_end(struct moor_pool *p)
+{
+    uint32_t n = atomic_load_explicit(&p->shards_live, memory_order_relaxed);
+    while (n && !atomic_compare_exchange_weak(&p->shards_live, &n, n + 1))
+        ;
+    return n > 0;
+}
+
+void mr_pool_unhold_end(struct moor_pool *p)
+{
+    report(p);
+}
+
 static void run_drain(struct mr_message *m)
 {
     struct mr_pool_shard *local = MR_CONTAINER_OF(m, struct mr_pool_shard, drain);
+    struct moor_pool *p = local->pool;
     atomic_store(&local->is_drain_posted, false);
     drain_local(local);
+    mr_pool_unhold_end(p);
 }
 
 /* Any thread. A shard nobody drives any more has no conns or operations; loans may be out. */
 static void post_drain(struct mr_pool_shard *local)
 {
-    if (atomic_exchange(&local->is_drain_posted, true))
+    struct moor_pool *p = local->pool;
+    if (!mr_pool_hold_end(p))
         return;
+    if (atomic_exchange(&local->is_drain_posted, true)) {
+        mr_pool_unhold_end(p);
+        return;
+    }
     if (mr_shard_post(local->shard, &local->drain))
         return;
-    struct moor_runtime *r = local->pool->runtime;
+    struct moor_runtime *r = p->runtime;
     mr_lock_lock(&r->gone_lock);
     atomic_store(&local->is_drain_posted, false);
     const bool is_last = !local->is_draining;
@@ -439,6 +459,7 @@ static void post_drain(struct mr_pool_shard *local)
     if (is_last && is_done(local))
         report_gone(local);
     mr_lock_unlock(&r->gone_lock);
+    mr_pool_unhold_end(p);
 }
 
 static void abort_local(struct mr_pool_shard *local)

@@ -77,7 +77,8 @@ struct moor_pool {
     uint32_t conns;                     /* of all upstreams, open and being dialled; under lock */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
     _Atomic(uint32_t) state;            /* enum mr_pool_state                                   */
-    _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open            */
+    _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open, plus
+                                           messages of the pool on their way                    */
     _Atomic(uint32_t) drained_word;     /* futex: 1 = nothing is left                           */
     int64_t drain_deadline_ns;          /* under lock                                           */
     void (*on_drained)(void *user);
@@ -138,6 +139,10 @@ static inline void mr_pool_hold(struct mr_pool_shard *local)
     local->live++;
 }
 void mr_pool_unhold(struct mr_pool_shard *local);
+
+/* The pool is not freed while one of its own messages is in an inbox. False: it has ended, post nothing. */
+bool mr_pool_hold_end(struct moor_pool *p);
+void mr_pool_unhold_end(struct moor_pool *p);
 
 /* Ops hear abort() when a drain's deadline has passed. */
 void mr_pool_op_begin(struct mr_pool_shard *local, struct mr_pool_op *op);
