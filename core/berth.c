@@ -88,12 +88,11 @@ static void publish_idle(struct mr_berth *b)
 
 static void publish_waiting(struct mr_berth *b)
 {
+    /* Not those who want a new conn: what others could give is not for them. */
     struct mr_list *first = mr_list_first(&b->waiters);
-    if (!first)
-        first = mr_list_first(&b->fresh);
     atomic_store_explicit(&b->waiters_seen, b->waiter_count, memory_order_relaxed);
     const int64_t since =
-        first ? MR_CONTAINER_OF(first, struct mr_claim, link)->asked_ns : MR_NEVER;
+        first ? MR_CONTAINER_OF(first, struct mr_claim, link)->since_ns : MR_NEVER;
     if (since != MR_NEVER)
         atomic_exchange(&b->waiting_since, since);
     else
@@ -201,6 +200,8 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
     MR_ASSERT_ON(b->shard);
     MR_FAIL_IF(!mr_pool_takes_work(b->local), MOOR_ECLOSED);
     claim->asked_ns = mr_shard_now(b->shard);
+    if (!claim->wants_fresh)
+        claim->since_ns = claim->asked_ns;
     claim->reason = MOOR_WAIT_NONE;
     if (b->waiter_count == 0 && !claim->wants_fresh) {
         struct mr_conn *c = pick(b);
@@ -264,10 +265,13 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
  * they have waited before. */
 static void accept_any(struct mr_berth *b)
 {
+    if (mr_list_is_empty(&b->fresh))
+        return;
     for (struct mr_list *l; (l = mr_list_last(&b->fresh));) {
         mr_list_remove(l);
         mr_list_push_front(&b->waiters, l);
     }
+    publish_waiting(b);
 }
 
 static void fail_waiters(struct mr_berth *b, const moor_fault *fault)

@@ -28,6 +28,7 @@ struct mr_claim {
     struct mr_timer timer;      /* deadline while waiting                                     */
     struct mr_berth *berth;     /* set while waiting                                          */
     int64_t asked_ns;
+    int64_t since_ns;           /* first asked: a replay keeps its age among the waiters      */
     int64_t deadline_ns;        /* absolute; MR_NEVER                                         */
     bool wants_fresh;           /* a replay: a dial, and an idle conn only if none can be begun */
     moor_wait_reason reason;    /* why it (last) waited                                       */
@@ -86,7 +87,7 @@ struct mr_berth {
     _Atomic(uint32_t) idle_seen;     /* idle_count                                              */
     _Atomic(uint32_t) waiters_seen;  /* waiter_count                                            */
     _Atomic(uint32_t) donated;       /* conns given by others and not yet here                  */
-    _Atomic(int64_t) waiting_since;  /* asked_ns of the first waiter, MR_NEVER                  */
+    _Atomic(int64_t) waiting_since;  /* since_ns of the first of `waiters`, MR_NEVER            */
 };
 
 /* The berth of this upstream on this shard, made at first use. NULL: out of memory. */
