@@ -144,11 +144,15 @@ static bool is_worn(struct mr_berth *b, const struct mr_conn *c)
 }
 
 /* Where claims look for it, or do not: by what it carries and whether it goes on. */
+static bool has_room(const struct mr_conn *c)
+{
+    return mr_conn_state(c) == MR_CONN_LEASED && !c->has_ended && c->used < c->capacity;
+}
+
 static void relist(struct mr_berth *b, struct mr_conn *c)
 {
-    const bool has_room = mr_conn_state(c) == MR_CONN_LEASED && !c->has_ended && c->used < c->capacity;
     mr_list_remove(&c->link);
-    mr_list_push_front(has_room ? &b->shared : &b->busy, &c->link);
+    mr_list_push_front(has_room(c) ? &b->shared : &b->busy, &c->link);
 }
 
 void mr_berth_withdraw(struct mr_conn *c)
@@ -156,21 +160,30 @@ void mr_berth_withdraw(struct mr_conn *c)
     relist(c->berth, c);
 }
 
-/* The less loaded of two, or the newest idle one. */
-static struct mr_conn *pick(struct mr_berth *b)
+/* Of conns with room for one claim more. */
+static struct mr_conn *less_loaded_of_two(struct mr_berth *b)
 {
     struct mr_list *one = mr_list_first(&b->shared);
-    if (one) {
-        struct mr_conn *c = MR_CONTAINER_OF(one, struct mr_conn, link);
-        struct mr_list *two = mr_list_last(&b->shared);
-        struct mr_conn *d = MR_CONTAINER_OF(two, struct mr_conn, link);
-        return d->used < c->used ? d : c;
-    }
+    if (!one)
+        return NULL;
+    struct mr_conn *c = MR_CONTAINER_OF(one, struct mr_conn, link);
+    struct mr_conn *d = MR_CONTAINER_OF(mr_list_last(&b->shared), struct mr_conn, link);
+    return d->used < c->used ? d : c;
+}
+
+/* The newest idle one, else one that is shared. */
+static struct mr_conn *pick(struct mr_berth *b)
+{
     struct mr_conn *c;
     while ((c = mr_berth_take_idle(b, false))) {
         if (!is_worn(b, c))
             return c;
         mr_conn_close(c, "reached its maximum lifetime or uses");
+    }
+    while ((c = less_loaded_of_two(b))) {
+        if (!is_worn(b, c))
+            return c;
+        mr_conn_drain(c, "reached its maximum lifetime or uses"); /* off the list */
     }
     return NULL;
 }
@@ -291,17 +304,19 @@ static void fail_waiters(struct mr_berth *b, const moor_fault *fault)
     publish_waiting(b);
 }
 
-/* The newest idle conn is new: it is for who wants one. */
+/* The newest idle conn is new: it is for those who want one. */
 static void serve_fresh(struct mr_berth *b)
 {
     struct mr_list *l = mr_list_first(&b->fresh);
     struct mr_conn *c = l ? mr_berth_take_idle(b, false) : NULL;
     if (!c)
         return;
-    struct mr_claim *claim = MR_CONTAINER_OF(l, struct mr_claim, link);
-    unwait(b, claim);
+    do {
+        struct mr_claim *claim = MR_CONTAINER_OF(l, struct mr_claim, link);
+        unwait(b, claim);
+        grant(b, c, claim);
+    } while (has_room(c) && (l = mr_list_first(&b->fresh)));
     publish_waiting(b);
-    grant(b, c, claim);
 }
 
 static void serve(struct mr_berth *b)
@@ -322,6 +337,12 @@ static void serve(struct mr_berth *b)
 
 /* ---- conns come, change and go ---- */
 
+/* Bytes under way belong to the claim that ends; on a multiplexed conn they may be the protocol's. */
+static bool may_idle(const struct mr_conn *c)
+{
+    return c->protocol->is_multiplexed ? !c->has_ended && !c->is_finishing : mr_conn_is_clean(c);
+}
+
 void mr_berth_release(struct mr_conn *c, bool is_reusable)
 {
     struct mr_berth *b = c->berth;
@@ -331,13 +352,15 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
     if (mr_conn_state(c) >= MR_CONN_CLOSING)
         return;
     const bool is_open = mr_pool_takes_work(b->local);
-    if (!is_reusable) {
+    if (!is_reusable && c->used > 0) {
+        mr_conn_drain(c, "not reusable"); /* others still use it */
+    } else if (!is_reusable) {
         mr_conn_close(c, "not reusable");
     } else if (c->used > 0) {
         mr_berth_ready(c);
-    } else if (mr_conn_state(c) == MR_CONN_DRAINING || !is_open) {
+    } else if (mr_conn_state(c) == MR_CONN_DRAINING || !is_open || !c->capacity) {
         mr_conn_close(c, "drained");
-    } else if (!mr_conn_is_clean(c)) {
+    } else if (!may_idle(c)) {
         mr_conn_close(c, "bytes or an end beyond the response");
     } else if (is_worn(b, c)) {
         mr_conn_close(c, "reached its maximum lifetime or uses");
@@ -571,6 +594,16 @@ void mr_berth_kick_waiting(struct mr_upstream *u)
 
 /* ---- time ---- */
 
+/* Of conns in use: their time comes when they are idle. */
+static void note_expiries(struct mr_berth *b, const struct mr_list *conns, int64_t now_ns)
+{
+    for (struct mr_list *l = conns->next; l != conns; l = l->next) {
+        const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        if (c->expires_ns > now_ns && c->expires_ns < b->expires_min_ns)
+            b->expires_min_ns = c->expires_ns;
+    }
+}
+
 static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_berth *b = MR_CONTAINER_OF(t, struct mr_berth, sweep);
@@ -601,11 +634,8 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
             else if (c->expires_ns < b->expires_min_ns)
                 b->expires_min_ns = c->expires_ns;
         }
-        for (l = b->busy.next; l != &b->busy; l = l->next) {
-            struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
-            if (c->expires_ns > now_ns && c->expires_ns < b->expires_min_ns)
-                b->expires_min_ns = c->expires_ns;
-        }
+        note_expiries(b, &b->shared, now_ns);
+        note_expiries(b, &b->busy, now_ns);
     }
     if (b->expires_min_ns < next)
         next = b->expires_min_ns;
@@ -626,11 +656,15 @@ void mr_berth_drain(struct mr_berth *b)
     struct mr_list *l;
     while ((l = mr_list_first(&b->idle)))
         mr_conn_close(MR_CONTAINER_OF(l, struct mr_conn, link), "pool is draining");
+    while ((l = mr_list_first(&b->shared)))
+        mr_conn_drain(MR_CONTAINER_OF(l, struct mr_conn, link), "pool is draining");
     for (l = b->busy.next; l != &b->busy;) {
         struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
         l = l->next;
         if (mr_conn_state(c) < MR_CONN_IDLE)
             mr_conn_close(c, "pool is draining"); /* to the end of this list, or later */
+        else if (mr_conn_state(c) == MR_CONN_LEASED && c->protocol->is_multiplexed)
+            mr_conn_drain(c, "pool is draining"); /* to its front */
     }
 }
 
@@ -670,6 +704,11 @@ void mr_berth_check(struct mr_berth *b)
         const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
         MR_ASSERT(mr_conn_state(c) == MR_CONN_IDLE);
         MR_ASSERT(c->used == 0);
+    }
+    for (struct mr_list *l = b->shared.next; l != &b->shared; l = l->next) {
+        const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        MR_ASSERT(mr_conn_state(c) == MR_CONN_LEASED);
+        MR_ASSERT(c->used > 0 && c->used < c->capacity);
     }
     MR_ASSERT(n == b->idle_count);
     MR_ASSERT(atomic_load(&b->idle_seen) == b->idle_count);

@@ -132,12 +132,37 @@ void mr_conn_arrived(struct mr_conn *c, int fd)
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity)
 {
     c->capacity = capacity;
-    if (mr_conn_state(c) == MR_CONN_PREPARING) {
+    switch (mr_conn_state(c)) {
+    case MR_CONN_PREPARING:
         if (!capacity)
             return;
         mr_conn_move_to(c, MR_CONN_IDLE);
+        mr_berth_ready(c);
+        break;
+    case MR_CONN_LEASED:
+        mr_berth_ready(c);
+        break;
+    case MR_CONN_IDLE:
+        if (!capacity)
+            mr_conn_close(c, "the peer takes no more");
+        break;
+    default:
+        break;
     }
-    mr_berth_ready(c);
+}
+
+void mr_conn_drain(struct mr_conn *c, const char *why)
+{
+    if (mr_conn_state(c) == MR_CONN_DRAINING)
+        return;
+    if (mr_conn_state(c) != MR_CONN_LEASED) {
+        mr_conn_close(c, why);
+        return;
+    }
+    mr_conn_move_to(c, MR_CONN_DRAINING);
+    mr_berth_withdraw(c);
+    if (c->protocol->drain)
+        c->protocol->drain(c);
 }
 
 bool mr_conn_is_clean(const struct mr_conn *c)

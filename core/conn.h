@@ -99,8 +99,12 @@ void mr_conn_secure(struct mr_conn *c);
 /* A conn moved here from another shard: secured and prepared already. */
 void mr_conn_arrived(struct mr_conn *c, int fd);
 
-/* Protocols: how many claims at once. 0 = none for now. The berth hears of it. */
+/* Protocols: how many claims at once, from now on; those there are stay. 0 = none for now: a conn that
+ * nobody uses, or that the last claim leaves meanwhile, closes. */
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity);
+/* No claims from now on, for good; it closes with the last of those it has, at once if it has none.
+ * Protocols call it for a peer's goodbye, berths when a conn is worn or the pool drains. */
+void mr_conn_drain(struct mr_conn *c, const char *why);
 
 /* Queues bytes; all that is queued in a turn leaves in one send. MOOR_ERESET when closing (sent() is
  * not called), MOOR_ENOMEM. */

@@ -26,6 +26,7 @@ static struct mr_heap *heap_of(struct moor_pool *p)
 moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
                         struct moor_pool **out_pool)
 {
+    MR_ASSERT(spec->protocol->capacity_expected > 0);
     struct moor_pool *p = mr_heap_zalloc(&r->heap, sizeof *p);
     MR_FAIL_IF(!p, MOOR_ENOMEM);
     p->runtime = r;
