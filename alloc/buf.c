@@ -6,6 +6,7 @@
 
 #include "alloc/sanitize.h"
 #include "base/assert.h"
+#include "base/count.h"
 
 enum { CACHE_LINE = 64, PAGE = 4096, SIZE_MIN = 512, SIZE_LIMIT = 1 << 20 };
 
@@ -72,7 +73,7 @@ void mr_buf_fill(struct mr_buf *b)
     MR_ASSERT(b->refs == 0);
     b->is_posted = false;
     b->refs = 1;
-    b->pool->held++;
+    MR_COUNT(b->pool->held, 1);
 }
 
 void mr_buf_ref(struct mr_buf *b)
@@ -90,7 +91,7 @@ void mr_buf_unref(struct mr_buf *b)
         mr_heap_free(b->pool->heap, b, sizeof *b + b->cap);
         return;
     }
-    b->pool->held--;
+    MR_COUNT(b->pool->held, -1);
     make_spare(b);
 }
 

@@ -25,25 +25,33 @@ static void try_again(struct mr_exchange *x);
 
 static struct mr_loop *loop_of(struct mr_exchange *x)
 {
-    return &x->slot.shard->mine.loop;
+    return &x->shard->mine.loop;
 }
 
-static struct mr_slab *exchange_slab(struct moor_shard *s)
+static struct mr_slab *handle_slab(struct moor_shard *s)
 {
-    return mr_shard_slab(s, MR_SLAB_EXCHANGE, sizeof(struct mr_exchange));
+    return mr_shard_slab(s, MR_SLAB_EXCHANGE, sizeof(struct mr_exchange_slot));
 }
 
 /* ---- beginning ---- */
 
 struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h, void *user)
 {
-    struct mr_exchange *x = mr_slab_take(exchange_slab(s));
-    if (!x)
+    struct mr_arena arena;
+    mr_arena_init(&arena, &s->mine.arenas, s->runtime->options.memory_limit);
+    struct mr_exchange *x = mr_arena_alloc(&arena, sizeof *x);
+    struct mr_exchange_slot *handle = x ? mr_slab_take(handle_slab(s)) : NULL;
+    if (!handle) {
+        mr_arena_fini(&arena);
         return NULL;
-    x->slot.shard = s;
+    }
+    memset(x, 0, sizeof *x);
+    handle->exchange = x;
+    x->handle = handle;
+    x->shard = s;
+    x->arena = arena;
     x->handlers = h;
     x->user = user;
-    mr_arena_init(&x->arena, &s->mine.arenas, s->runtime->options.memory_limit);
     x->claim.granted = granted;
     x->claim.failed = failed;
     x->op.abort = aborted;
@@ -57,20 +65,21 @@ struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_hand
 
 void mr_exchange_discard(struct mr_exchange *x)
 {
-    mr_arena_fini(&x->arena);
-    mr_slab_give(exchange_slab(x->slot.shard), x);
+    struct mr_arena arena = x->arena; /* which holds x */
+    mr_slab_give(handle_slab(x->shard), x->handle);
+    mr_arena_fini(&arena);
 }
 
 moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
 {
     struct mr_pool_shard *local = x->berth->local;
-    x->asked_ns = mr_shard_now(x->slot.shard);
+    x->asked_ns = mr_shard_now(x->shard);
     mr_window_init(&x->window, local->pool->options.window_bytes, mr_h1_window_reopened);
-    *out_generation = mr_op_begin(&x->slot, x->slot.shard, asked);
+    *out_generation = mr_op_begin(&x->handle->slot, x->shard, asked);
     mr_pool_op_begin(local, &x->op);
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
     if (e) {
-        mr_op_end(&x->slot);
+        mr_op_end(&x->handle->slot);
         mr_pool_op_end(local, &x->op);
         return e;
     }
@@ -86,7 +95,7 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
     x->conn = conn;
     x->is_reused = is_reused;
-    x->granted_ns = mr_shard_now(x->slot.shard);
+    x->granted_ns = mr_shard_now(x->shard);
     x->sent_before = conn->bytes_out;
     conn->claim = x;
     if (!x->reply)
@@ -149,7 +158,7 @@ static bool may_drain(const struct mr_exchange *x)
 static void begin_draining(struct mr_exchange *x)
 {
     x->is_draining = true;
-    mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->slot.shard) + DRAIN_TIME_NS);
+    mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->shard) + DRAIN_TIME_NS);
     mr_conn_resume(x->conn);
 }
 
@@ -196,9 +205,9 @@ void mr_exchange_finish(struct mr_exchange *x)
     else
         let_go_of_conn(x, false);
     mr_body_let_go(x);
-    mr_op_end(&x->slot);
+    mr_op_end(&x->handle->slot);
     mr_window_fini(&x->window);
-    const int64_t now = mr_shard_now(x->slot.shard);
+    const int64_t now = mr_shard_now(x->shard);
     const moor_http_done done = {
         .fault = x->fault,
         .bytes_up = x->body_given,
@@ -316,7 +325,7 @@ static void head_sent(struct mr_out *o, int err)
 void mr_exchange_sent(struct mr_exchange *x)
 {
     if (x->first_byte_limit != MR_NEVER && !x->has_head)
-        mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->slot.shard) + x->first_byte_limit);
+        mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->shard) + x->first_byte_limit);
 }
 
 void mr_exchange_out_gone(struct mr_exchange *x)
@@ -374,7 +383,7 @@ static void cancel(struct mr_exchange *x, const char *what)
 
 static void asked(struct moor_slot_ *slot, unsigned what)
 {
-    struct mr_exchange *x = (struct mr_exchange *)(void *)slot;
+    struct mr_exchange *x = MR_CONTAINER_OF(slot, struct mr_exchange_slot, slot)->exchange;
     if (what == MR_ASK_CANCEL)
         cancel(x, "canceled by the caller");
     else

@@ -26,8 +26,16 @@ enum mr_body_state {
     MR_BODY_SENT       /* the last piece is queued               */
 };
 
+/* What stays when an exchange ends: a handle may still look at it. */
+struct mr_exchange_slot {
+    struct moor_slot_ slot;
+    struct mr_exchange *exchange;        /* while the generation says so                      */
+};
+
+/* Lives in its own arena. */
 struct mr_exchange {
-    struct moor_slot_ slot;              /* the public op                                     */
+    struct mr_exchange_slot *handle;     /* the public op                                     */
+    struct moor_shard *shard;
     struct mr_claim claim;
     struct mr_pool_op op;
     struct mr_berth *berth;

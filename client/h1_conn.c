@@ -74,16 +74,16 @@ static void protocol_error(struct mr_exchange *x, const struct mr_h1_out *out)
 static void note_bytes(struct mr_exchange *x)
 {
     if (!x->first_byte_ns)
-        x->first_byte_ns = mr_shard_now(x->slot.shard);
+        x->first_byte_ns = mr_shard_now(x->shard);
     if (x->body_state != MR_BODY_WAITING && !x->is_draining)
-        mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
+        mr_loop_untimer(&x->shard->mine.loop, &x->stage);
 }
 
 /* A final answer while the body waits: it is not wanted, RFC 9110 10.1.1. */
 static void head_came(struct mr_exchange *x)
 {
     if (x->body_state == MR_BODY_WAITING)
-        mr_loop_untimer(&x->slot.shard->mine.loop, &x->stage);
+        mr_loop_untimer(&x->shard->mine.loop, &x->stage);
     x->has_head = true;
     tell_head(x);
 }

@@ -184,7 +184,7 @@ static int64_t choose(moor_ms asked, moor_ms of_pool)
 static void set_deadlines(struct moor_pool *p, struct mr_exchange *x, const moor_http_request *r)
 {
     const moor_pool_options *o = &p->options;
-    const int64_t now = mr_shard_now(x->slot.shard);
+    const int64_t now = mr_shard_now(x->shard);
     x->total_ns = mr_deadline(now, choose(r->timeout_ms, o->total_timeout_ms));
     x->claim.deadline_ns = mr_deadline(now, choose(r->connect_timeout_ms, o->acquire_timeout_ms));
     x->first_byte_limit =
@@ -218,7 +218,7 @@ static moor_err submit(struct moor_pool *p, const moor_http_request *r,
     if (e)
         mr_exchange_discard(x);
     else if (out_op)
-        *out_op = (moor_op){&x->slot, generation};
+        *out_op = (moor_op){&x->handle->slot, generation};
     return e;
 }
 

@@ -6,6 +6,7 @@
 #include "core/io.h"
 
 #include "base/assert.h"
+#include "base/count.h"
 #include "core/io_poll.h"
 #include "core/io_socket.h"
 
@@ -122,7 +123,7 @@ static void epoll_destroy(struct mr_io *io)
 static int control(struct mr_epoll *ep, int op, int fd, uint32_t events, uint64_t data)
 {
     struct epoll_event ev = {.events = events, .data.u64 = data};
-    ep->base.stats.syscalls++;
+    MR_COUNT(ep->base.stats.syscalls, 1);
     return epoll_ctl(ep->epoll_fd, op, fd, &ev) == 0 ? 0 : errno;
 }
 
@@ -173,7 +174,7 @@ static int epoll_connect(struct mr_io *io, struct mr_sock *s, const struct socka
     MR_ASSERT(s->fd == -1);
     MR_ASSERT(!s->is_closing);
     MR_ASSERT(((uintptr_t)s & TAG_MASK) == 0);
-    io->stats.syscalls += 2;
+    MR_COUNT(io->stats.syscalls, 2);
     int fd = mr_socket_open(to->sa_family, SOCK_NONBLOCK, o);
     if (fd < 0)
         return -fd;
@@ -214,7 +215,7 @@ static int push(struct mr_epoll *ep, struct mr_sock *s, size_t burst)
             pieces[part.msg_iovlen++] = m->msg_iov[i];
         pieces[0].iov_base = (char *)pieces[0].iov_base + offset;
         pieces[0].iov_len -= offset;
-        ep->base.stats.syscalls++;
+        MR_COUNT(ep->base.stats.syscalls, 1);
         ssize_t n = sendmsg(s->fd, &part, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno == EINTR)
             continue;
@@ -258,7 +259,7 @@ static void deliver_sent(struct mr_sock *s, int err)
 
 static void starve(struct mr_epoll *ep, struct mr_sock *s)
 {
-    ep->base.stats.starved++;
+    MR_COUNT(ep->base.stats.starved, 1);
     mr_list_push_back(&ep->starved, &s->link);
     /* Level triggered: it would be reported again and again. */
     watch(ep, s, s->bits & WATCH_OUT);
@@ -311,7 +312,7 @@ static unsigned pull(struct mr_epoll *ep, struct mr_sock *s)
             starve(ep, s);
             return count;
         }
-        ep->base.stats.syscalls++;
+        MR_COUNT(ep->base.stats.syscalls, 1);
         ssize_t n = recv(s->fd, b->data, b->cap, MSG_DONTWAIT);
         int e = n < 0 ? errno : 0;
         if (n <= 0) {
@@ -351,7 +352,7 @@ static void rearm_starved(struct mr_epoll *ep)
         if (watch(ep, s, (s->bits & WATCHES) | WATCH_IN) != 0)
             return;
         mr_list_remove(l);
-        ep->base.stats.rearms++;
+        MR_COUNT(ep->base.stats.rearms, 1);
     }
 }
 
@@ -360,7 +361,7 @@ static void rearm_starved(struct mr_epoll *ep)
 static void epoll_finish(struct mr_io *io, struct mr_sock *s)
 {
     MR_ASSERT(!s->is_sending && !s->is_connecting && !s->is_closing);
-    io->stats.syscalls++;
+    MR_COUNT(io->stats.syscalls, 1);
     shutdown(s->fd, SHUT_WR);
 }
 
@@ -381,7 +382,7 @@ static void epoll_close(struct mr_io *io, struct mr_sock *s)
     s->is_connecting = s->is_sending = s->is_receiving = s->is_stopping = false;
     if (s->fd >= 0) {
         release(ep, s);
-        io->stats.syscalls++;
+        MR_COUNT(io->stats.syscalls, 1);
         close(s->fd);
         s->fd = -1;
     }
@@ -540,7 +541,7 @@ static void epoll_wake(struct mr_io *io)
 
 static int ask_kernel(struct mr_epoll *ep, int64_t timeout_ns)
 {
-    ep->base.stats.enters++;
+    MR_COUNT(ep->base.stats.enters, 1);
     if (ep->has_pwait2) {
         struct timespec ts = {.tv_sec = timeout_ns / MR_NS_PER_SEC,
                               .tv_nsec = timeout_ns % MR_NS_PER_SEC};
@@ -595,7 +596,7 @@ static unsigned finish_connect(struct mr_epoll *ep, struct mr_sock *s)
 {
     int err = 0;
     socklen_t len = sizeof err;
-    ep->base.stats.syscalls++;
+    MR_COUNT(ep->base.stats.syscalls, 1);
     if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &err, &len) != 0)
         err = errno;
     /* Watched for input from now on, since that is what follows; out of the list if it failed. */
@@ -706,7 +707,7 @@ static unsigned epoll_dispatch(struct mr_io *io, unsigned budget)
         else if ((ev.data.u64 & TAG_MASK) == TAG_POLL)
             count += ready_fd(ep, (int)(ev.data.u64 >> TAG_SHIFT), ev.events);
     }
-    io->stats.events += count;
+    MR_COUNT(io->stats.events, count);
     return count;
 }
 

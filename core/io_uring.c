@@ -6,6 +6,7 @@
 #include "core/io.h"
 
 #include "base/assert.h"
+#include "base/count.h"
 #include "core/io_poll.h"
 #include "core/io_socket.h"
 #include "core/uring.h"
@@ -82,7 +83,7 @@ static int uring_connect(struct mr_io *io, struct mr_sock *s, const struct socka
     MR_ASSERT(!s->is_closing);
     MR_ASSERT(((uintptr_t)s & MR_URING_OP_MASK) == 0);
     int fd = mr_socket_open(to->sa_family, 0, o);
-    io->stats.syscalls++;
+    MR_COUNT(io->stats.syscalls, 1);
     if (fd < 0)
         return -fd;
     s->fd = fd;
@@ -131,7 +132,7 @@ static void uring_recv_stop(struct mr_io *io, struct mr_sock *s)
 static void uring_finish(struct mr_io *io, struct mr_sock *s)
 {
     MR_ASSERT(!s->is_sending && !s->is_connecting && !s->is_closing);
-    io->stats.syscalls++;
+    MR_COUNT(io->stats.syscalls, 1);
     shutdown(s->fd, SHUT_WR);
 }
 
@@ -219,7 +220,7 @@ static moor_err uring_wait(struct mr_io *io, int64_t timeout_ns)
 
     unsigned flags = kernel_flags(u);
     if (flags & IORING_SQ_CQ_OVERFLOW)
-        io->stats.overflows++;
+        MR_COUNT(io->stats.overflows, 1);
     if (has_completions(u) || u->queue_first || timeout_ns < 0)
         timeout_ns = 0;
     if (timeout_ns == 0 && !flags && io_uring_sq_ready(&u->ring) == 0)
@@ -304,7 +305,7 @@ static void on_recv_over(struct mr_uring *u, struct mr_sock *s, int res)
         u->bufs.ran_dry = true;
         mr_uring_starve(u, s);
     } else {
-        u->base.stats.rearms++;
+        MR_COUNT(u->base.stats.rearms, 1);
         mr_uring_want(u, s, MR_URING_WANT_RECV);
     }
 }
@@ -386,7 +387,7 @@ static unsigned uring_dispatch(struct mr_io *io, unsigned budget)
         io_uring_smp_store_release(cq->khead, ++head);
         complete(u, cqe.user_data, cqe.res, cqe.flags);
     }
-    io->stats.events += count;
+    MR_COUNT(io->stats.events, count);
     return count;
 }
 

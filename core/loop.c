@@ -5,6 +5,7 @@
 #include "core/loop.h"
 
 #include "base/assert.h"
+#include "base/count.h"
 
 #include <string.h>
 
@@ -48,15 +49,18 @@ void mr_loop_undefer(struct mr_deferred *d)
     mr_list_remove(&d->link);
 }
 
-static void run_list(struct mr_list *queue)
+static unsigned run_list(struct mr_list *queue)
 {
     /* What these calls queue waits for the next round, so that one turn stays finite. */
     struct mr_list now;
+    unsigned count = 0;
     mr_list_take_all(&now, queue);
     for (struct mr_list *l; (l = mr_list_pop_front(&now));) {
         struct mr_deferred *d = MR_CONTAINER_OF(l, struct mr_deferred, link);
         d->run(d);
+        count++;
     }
+    return count;
 }
 
 int64_t mr_loop_timeout(const struct mr_loop *l)
@@ -71,9 +75,9 @@ int64_t mr_loop_timeout(const struct mr_loop *l)
 
 int64_t mr_loop_prepare(struct mr_loop *l, int64_t timeout_ns)
 {
-    l->turns++;
-    mr_wheel_expire(&l->wheel, l->now_ns);
-    run_list(&l->deferred);
+    MR_COUNT(l->turns, 1);
+    l->calls += mr_wheel_expire(&l->wheel, l->now_ns);
+    l->calls += run_list(&l->deferred);
     run_list(&l->flushes);
 
     if (!mr_list_is_empty(&l->deferred) || !mr_list_is_empty(&l->flushes))

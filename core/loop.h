@@ -26,6 +26,7 @@ struct mr_loop {
     struct mr_list deferred;      /* mr_deferred: FIFO                                        */
     struct mr_list flushes;       /* mr_deferred: run last before the kernel is entered       */
     uint64_t turns;
+    uint64_t calls;               /* timers fired and deferred work run: callbacks may have run */
     uint64_t random;              /* state of mr_loop_random; seeded by the owner             */
 };
 

@@ -13,8 +13,8 @@
 /* Spinning pays only where messages come closer together than this multiple of the spin. */
 #define SPIN_GAP_FACTOR 1
 
-/* One pointer of static TLS: asked on every call, and a loader finds room for it late, too. */
-static _Thread_local struct moor_shard *current __attribute__((tls_model("initial-exec")));
+/* Dynamic TLS: a static block would have to hold jemalloc's too, and dlopen finds no room for that. */
+static _Thread_local struct moor_shard *current;
 
 static void fire_rest(struct mr_timer *t, int64_t now_ns);
 
@@ -166,9 +166,10 @@ static void note_gap(struct moor_shard *s)
     s->mine.message_gap_ns += (gap - s->mine.message_gap_ns) / 8;
 }
 
-static void run_messages(struct moor_shard *s)
+static bool run_messages(struct moor_shard *s)
 {
     struct mr_message *m = mr_inbox_take(&s->shared.inbox);
+    const bool has_run = m;
     if (m && s->spin_ns)
         note_gap(s);
     while (m) {
@@ -176,6 +177,7 @@ static void run_messages(struct moor_shard *s)
         m->run(m);
         m = next;
     }
+    return has_run;
 }
 
 /* ---- the turn ---- */
@@ -209,10 +211,14 @@ moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget
 {
     MR_ASSERT(!s->mine.is_turning && "a turn inside a callback of the same shard");
     s->mine.is_turning = true;
-    run_messages(s);
+    const uint64_t calls = s->mine.loop.calls;
+    const bool has_run = run_messages(s);
     if (s->mine.is_over)
         timeout_ns = 0;
     timeout_ns = mr_loop_prepare(&s->mine.loop, timeout_ns);
+    /* A callback may have ended what the adopter waits for: it looks before it sleeps. */
+    if (s->is_adopted && (has_run || calls != s->mine.loop.calls))
+        timeout_ns = 0;
     if (timeout_ns > 0 && s->spin_ns && spin(s))
         timeout_ns = 0;
     if (timeout_ns > 0 && !prepare_to_sleep(s))

@@ -5,6 +5,7 @@
 #include "core/uring.h"
 
 #include "base/assert.h"
+#include "base/count.h"
 #include "core/io_poll.h"
 #include "core/io_socket.h"
 
@@ -29,7 +30,7 @@ void mr_uring_want(struct mr_uring *u, struct mr_sock *s, uint8_t bit)
 
 void mr_uring_starve(struct mr_uring *u, struct mr_sock *s)
 {
-    u->base.stats.starved++;
+    MR_COUNT(u->base.stats.starved, 1);
     s->bits |= MR_URING_STARVED;
     mr_list_push_back(&u->starved, &s->link);
 }
@@ -74,7 +75,7 @@ int mr_uring_enter(struct mr_uring *u, unsigned wait_nr, int64_t timeout_ns)
         ts.tv_nsec = timeout_ns % MR_NS_PER_SEC;
         arg.ts = (uint64_t)(uintptr_t)&ts;
     }
-    u->base.stats.enters++;
+    MR_COUNT(u->base.stats.enters, 1);
     return io_uring_enter2((unsigned)u->ring.enter_ring_fd, to_submit, wait_nr,
                            u->enter_flags | IORING_ENTER_EXT_ARG, (sigset_t *)(void *)&arg,
                            sizeof arg);
@@ -229,7 +230,7 @@ static void rearm_starved(struct mr_uring *u)
         struct mr_list *l = mr_list_first(&u->starved);
         struct mr_sock *s = MR_CONTAINER_OF(l, struct mr_sock, link);
         mr_uring_unstarve(s);
-        u->base.stats.rearms++;
+        MR_COUNT(u->base.stats.rearms, 1);
         mr_uring_want(u, s, MR_URING_WANT_RECV);
     }
 }

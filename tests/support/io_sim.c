@@ -6,6 +6,7 @@
 
 #include "alloc/sanitize.h"
 #include "base/assert.h"
+#include "base/count.h"
 #include "tests/support/sim_net.h"
 
 #include <errno.h>
@@ -371,7 +372,7 @@ static void scribble_spares(struct io_sim *io)
 
 static void starve(struct sim_wire *x)
 {
-    x->io->base.stats.starved++;
+    MR_COUNT(x->io->base.stats.starved, 1);
     x->is_starved = true;
     if (x->is_fed)
         mr_list_push_front(&x->io->starved, &x->hungry);
@@ -414,7 +415,7 @@ static void feed_starved(struct io_sim *io)
         struct sim_wire *x = MR_CONTAINER_OF(l, struct sim_wire, hungry);
         unstarve(x);
         x->is_fed = true;
-        io->base.stats.rearms++;
+        MR_COUNT(io->base.stats.rearms, 1);
         due(x, DUE_RECEIVED);
     }
 }
@@ -660,7 +661,7 @@ static moor_err sim_wait(struct mr_io *base, int64_t timeout_ns)
     struct io_sim *io = io_sim_of(base);
     struct sim *w = io->w;
     MR_ASSERT(!io->is_dispatching && "a wait inside a callback");
-    base->stats.enters++;
+    MR_COUNT(base->stats.enters, 1);
     io->is_refused = false;
     sim_run_due(w);
     feed_starved(io);
@@ -747,7 +748,7 @@ static unsigned sim_dispatch(struct mr_io *base, unsigned budget)
         mr_list_push_front(&io->ready, l);
     }
     io->is_dispatching = false;
-    base->stats.events += count;
+    MR_COUNT(base->stats.events, count);
     return count;
 }
 

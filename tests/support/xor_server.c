@@ -130,7 +130,7 @@ static bool shake(struct conn *c, unsigned level)
     switch (how) {
     case XOR_DRIBBLED:
         for (int i = 0; i < 4; i++) {
-            if (!put(c, level, XOR_GRANT + i, 1))
+            if (!put(c, level, &XOR_GRANT[i], 1))
                 return false;
             usleep(2000);
         }
