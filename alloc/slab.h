@@ -26,6 +26,13 @@ struct moor_slot_ {
     _Atomic(uint64_t) asked_generation[2];
 };
 
+/* Written once: other threads read it through stale handles while the slot is taken again. */
+static inline void mr_slot_own(struct moor_slot_ *slot, struct moor_shard *s)
+{
+    if (!slot->shard)
+        slot->shard = s;
+}
+
 struct mr_slab {
     struct mr_heap *heap;
     size_t item_size; /* rounded up to 16; at least sizeof(struct moor_slot_) + a link */

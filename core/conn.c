@@ -38,7 +38,7 @@ struct mr_conn *mr_conn_create(struct moor_shard *s, struct mr_berth *b,
     struct mr_conn *c = mr_slab_take(conn_slab(s));
     if (!c)
         return NULL;
-    c->slot.shard = s;
+    mr_slot_own(&c->slot, s);
     c->sock.events = &sock_events;
     c->sock.fd = -1;
     c->protocol = protocol;

@@ -67,7 +67,7 @@ bool mr_loan_make(struct mr_pool_shard *local, struct mr_window *w, const struct
         mr_slab_give(loan_slab(s), n);
         return false;
     }
-    n->slot.shard = s;
+    mr_slot_own(&n->slot, s);
     n->local = local;
     n->window = w;
     mr_list_push_back(&w->list, &n->link);

@@ -13,7 +13,7 @@ uint64_t mr_op_begin(struct moor_slot_ *slot, struct moor_shard *s,
 {
     const uint64_t generation =
         atomic_load_explicit(&slot->generation, memory_order_relaxed) + 1;
-    slot->shard = s;
+    mr_slot_own(slot, s);
     slot->asked = asked;
     atomic_store_explicit(&slot->generation, generation, memory_order_release);
     return generation;
