@@ -462,6 +462,7 @@ static bool is_quiet(struct moor_shard *s)
 
 void mr_shard_leave(struct moor_shard *s)
 {
+    atomic_store_explicit(&s->shared.state, MR_SHARD_STOPPING, memory_order_release);
     for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
         next = l->next;
         mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));

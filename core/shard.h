@@ -30,7 +30,7 @@ enum mr_slab_id {
 enum mr_shard_state {
     MR_SHARD_STARTING,
     MR_SHARD_RUNNING,
-    MR_SHARD_STOPPING, /* its pools are drained; the thread is to end           */
+    MR_SHARD_STOPPING, /* its adopter is leaving: nothing new begins here       */
     MR_SHARD_GONE      /* nobody drives it; its inbox is closed                 */
 };
 
