@@ -45,6 +45,13 @@ int mr_socket_open(int family, int type_flags, const struct mr_sock_options *o)
     return e;
 }
 
+bool mr_socket_is_dead(int fd)
+{
+    struct tcp_info info;
+    socklen_t len = sizeof info.tcpi_state;
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_state == TCP_CLOSE;
+}
+
 size_t mr_msg_len(const struct msghdr *m)
 {
     size_t len = 0;

@@ -13,6 +13,9 @@
  * SOCK_NONBLOCK or 0; o may be NULL. Returns the descriptor or a negative errno. */
 int mr_socket_open(int family, int type_flags, const struct mr_sock_options *o);
 
+/* A TCP connection that is over altogether, not half closed by the peer. One system call. */
+bool mr_socket_is_dead(int fd);
+
 /* Bytes of the whole message. */
 size_t mr_msg_len(const struct msghdr *m);
 /* The piece that byte `*offset` of the message lies in; *offset becomes the offset within that

@@ -295,6 +295,12 @@ static void end_recv(struct mr_sock *s, int err)
 /* The multishot receive is over, though perhaps not what the caller asked for. */
 static void on_recv_over(struct mr_uring *u, struct mr_sock *s, int res)
 {
+    /* The kernel reports an error of the connection once. A send that is still on its way here may have
+     * had it, and the receive then looks like the peer's FIN. */
+    if (res == 0 && s->is_sending) {
+        MR_COUNT(u->base.stats.syscalls, 1);
+        res = mr_socket_is_dead(s->fd) ? -ECONNRESET : 0;
+    }
     bool goes_on = res > 0 || res == -ENOBUFS || res == -EINTR || res == -EAGAIN;
     if (!goes_on)
         end_recv(s, -res);
