@@ -101,8 +101,9 @@ static inline void lease_fixture_fini(struct lease_fixture *f)
 /* Turns until the count is there; fails the test after five seconds. */
 #define TURN_UNTIL(f, condition)                                                                   \
     do {                                                                                           \
-        for (int turns_ = 0; !(condition); turns_++) {                                             \
-            assert_true(turns_ < 5000);                                                            \
+        int turns_ = 0;                                                                            \
+        while (!(condition)) {                                                                     \
+            assert_true(turns_++ < 5000);                                                          \
             assert_int_equal(moor_shard_wait((f)->shard, 1), MOOR_OK);                             \
         }                                                                                          \
     } while (0)

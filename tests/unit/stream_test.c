@@ -28,7 +28,7 @@ static void what_is_sent_comes_back(void **state)
     moor_release(s.lease, MOOR_REUSE);
     assert_int_equal(lease_stats(&f).conns_idle, 1);
     s = (struct lease_stream){.lease = lease_acquire(&f)};
-    assert_int_equal(atomic_load(&f.server->served), 1);
+    TURN_UNTIL(&f, atomic_load(&f.server->served) == 1);
     moor_release(s.lease, MOOR_REUSE);
     lease_fixture_fini(&f);
 }
