@@ -7,6 +7,7 @@
 #include "core/pool.h"
 #include "core/runtime.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -105,6 +106,10 @@ void mr_shard_shut(struct moor_shard *s)
     mr_loop_untimer(&s->mine.loop, &s->mine.rest);
     mr_resolver_shard_destroy(s->mine.resolver);
     s->mine.resolver = NULL;
+    /* The message was run before its poster's wake: the backend stays until that has been. */
+    atomic_store(&s->shared.is_sleeping, false);
+    while (atomic_load(&s->shared.wakers))
+        sched_yield();
     mr_loop_fini(&s->mine.loop);
 }
 
@@ -153,9 +158,13 @@ bool mr_shard_post(struct moor_shard *s, struct mr_message *m)
         return false;
     /* Pairs with prepare_to_sleep: either it sees the message or this sees the flag. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (atomic_load_explicit(&s->shared.is_sleeping, memory_order_relaxed) &&
-        atomic_exchange(&s->shared.is_sleeping, false))
+    if (!atomic_load_explicit(&s->shared.is_sleeping, memory_order_relaxed))
+        return true;
+    /* Counted before it is decided who wakes: a shard that saw nobody here has taken the flag back. */
+    atomic_fetch_add(&s->shared.wakers, 1);
+    if (atomic_exchange(&s->shared.is_sleeping, false))
         mr_io_wake(s->mine.loop.io);
+    atomic_fetch_sub(&s->shared.wakers, 1);
     return true;
 }
 

@@ -59,6 +59,7 @@ struct moor_shard {
     struct {
         struct mr_inbox inbox;
         _Atomic(bool) is_sleeping;    /* seq_cst with the inbox: see mr_shard_post       */
+        _Atomic(uint32_t) wakers;     /* posters about to wake: the backend outlives them */
         _Atomic(uint32_t) state;      /* enum mr_shard_state                             */
     } shared;
 };
