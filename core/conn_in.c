@@ -70,6 +70,22 @@ static bool hold(struct mr_conn *c, const struct mr_in *in, struct mr_rest *r)
     return true;
 }
 
+/* What is nearer the protocol was received earlier: it goes first. Of one filter, what comes is the newest
+ * and what comes back the oldest. */
+static void insert(struct mr_conn *c, struct mr_rest *r, bool is_back)
+{
+    const unsigned mine = height(r->from);
+    struct mr_rest **at = !r->from && !is_back ? c->rest_tail : &c->rest;
+    while (*at && height((*at)->from) + !is_back > mine)
+        at = &(*at)->next;
+    r->next = *at;
+    *at = r;
+    if (!r->next)
+        c->rest_tail = &r->next;
+    c->is_paused = true;
+    mr_io_recv_stop(loop_of(c)->io, &c->sock);
+}
+
 /* Stops the recv; fails the conn where there is no memory. */
 static void keep(struct mr_conn *c, struct mr_filter *from, const struct mr_in *in)
 {
@@ -81,28 +97,20 @@ static void keep(struct mr_conn *c, struct mr_filter *from, const struct mr_in *
         return;
     }
     r->from = from;
-    struct mr_rest **at = c->rest_tail;
-    if (from) { /* what is nearer the protocol was received earlier: it goes first */
-        const unsigned mine = height(from);
-        for (at = &c->rest; *at && height((*at)->from) >= mine;)
-            at = &(*at)->next;
-    }
-    r->next = *at;
-    *at = r;
-    if (!r->next)
-        c->rest_tail = &r->next;
-    c->is_paused = true;
-    mr_io_recv_stop(loop_of(c)->io, &c->sock);
+    insert(c, r, false);
+}
+
+static struct mr_rest *pop(struct mr_conn *c)
+{
+    struct mr_rest *r = c->rest;
+    c->rest = r->next;
+    if (!c->rest)
+        c->rest_tail = &c->rest;
+    return r;
 }
 
 static void forget(struct mr_conn *c, struct mr_rest *r)
 {
-    struct mr_rest **at = &c->rest;
-    while (*at != r)
-        at = &(*at)->next;
-    *at = r->next;
-    if (!*at)
-        c->rest_tail = at;
     mr_buf_unref(r->buf);
     mr_slab_give(rest_slab(c), r);
 }
@@ -110,7 +118,7 @@ static void forget(struct mr_conn *c, struct mr_rest *r)
 void mr_conn_in_drop(struct mr_conn *c)
 {
     while (c->rest)
-        forget(c, c->rest);
+        forget(c, pop(c));
 }
 
 /* ---- the way up ---- */
@@ -279,32 +287,49 @@ void mr_filter_end(struct mr_filter *f)
 
 /* ---- again ---- */
 
+static void unpause(struct mr_conn *c)
+{
+    c->is_paused = false;
+    if (!c->has_ended && !c->sock.is_receiving)
+        mr_io_recv_start(loop_of(c)->io, &c->sock);
+    /* else recv_ended(ECANCELED) is on its way and starts it again */
+}
+
+/* False: some of it was not taken, or the conn is closing. */
+static bool feed(struct mr_conn *c, struct mr_rest *r)
+{
+    const size_t taken =
+        give(c, r->from, &(struct mr_in){.buf = r->buf, .base = r->base, .len = r->len});
+    r->base += taken;
+    r->len -= taken;
+    const bool is_stuck = r->len > 0;
+    if (is_stuck && !is_closing(c))
+        insert(c, r, true);
+    else
+        forget(c, r);
+    if (mr_conn_state(c) == MR_CONN_SECURING)
+        mr_conn_secure(c);
+    return !is_stuck && !is_closing(c);
+}
+
 void mr_conn_in_feed(struct mr_deferred *d)
 {
     struct mr_conn *c = MR_CONTAINER_OF(d, struct mr_conn, feed);
     while (c->rest && !is_closing(c)) {
-        struct mr_rest *r = c->rest;
-        const size_t taken =
-            give(c, r->from, &(struct mr_in){.buf = r->buf, .base = r->base, .len = r->len});
-        if (is_closing(c))
-            return; /* closed() gives rest back */
-        r->base += taken;
-        r->len -= taken;
-        const bool is_stuck = r->len > 0;
-        if (!is_stuck)
-            forget(c, r);
-        if (mr_conn_state(c) == MR_CONN_SECURING)
-            mr_conn_secure(c);
-        if (is_stuck)
+        struct mr_rest *r = pop(c);
+        /* Before the last is given: its end may be the end of a response, and the conn is let go. Only one
+         * that is clean and reads may be used again. */
+        if (!c->rest && !c->is_fin_pending)
+            unpause(c);
+        if (!feed(c, r))
             return;
     }
     if (is_closing(c))
         return;
-    c->is_paused = false;
-    if (c->is_fin_pending) {
-        c->is_fin_pending = false;
+    const bool has_fin = c->is_fin_pending;
+    c->is_fin_pending = false;
+    if (c->is_paused)
+        unpause(c);
+    if (has_fin)
         tell_end(c);
-    } else if (!c->has_ended && !c->sock.is_receiving) {
-        mr_io_recv_start(loop_of(c)->io, &c->sock);
-    } /* else recv_ended(ECANCELED) is on its way and starts it again */
 }
