@@ -184,7 +184,7 @@ static int64_t choose(moor_ms asked, moor_ms of_pool)
 static void set_deadlines(struct moor_pool *p, struct mr_exchange *x, const moor_http_request *r)
 {
     const moor_pool_options *o = &p->options;
-    const int64_t now = mr_shard_now(x->shard);
+    const int64_t now = mr_shard_refresh(x->shard);
     x->total_ns = mr_deadline(now, choose(r->timeout_ms, o->total_timeout_ms));
     x->claim.deadline_ns = mr_deadline(now, choose(r->connect_timeout_ms, o->acquire_timeout_ms));
     x->first_byte_limit =
