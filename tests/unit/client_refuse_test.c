@@ -302,6 +302,20 @@ static void test_userinfo_is_sent_and_never_logged(void **state)
     assert_err(moor_pool_close(open, 1000), MOOR_OK);
 }
 
+static void test_a_pool_with_userinfo_leaves_nothing(void **state)
+{
+    (void)state;
+    moor_runtime_stats before, after;
+    moor_runtime_stats_read(f.runtime, &before);
+    for (int i = 0; i < 10; i++) {
+        moor_pool *p = NULL;
+        assert_err(moor_pool_open(f.runtime, "http://me:pw@127.0.0.1:1", NULL, &p), MOOR_OK);
+        assert_err(moor_pool_close(p, 1000), MOOR_OK);
+    }
+    moor_runtime_stats_read(f.runtime, &after);
+    assert_int_equal(after.memory_used, before.memory_used);
+}
+
 static void test_a_given_authorization_wins(void **state)
 {
     (void)state;
@@ -336,6 +350,7 @@ int main(void)
         T(contradictions),
         T(nothing_refused_was_kept),
         T(userinfo_is_sent_and_never_logged),
+        T(a_pool_with_userinfo_leaves_nothing),
         T(a_given_authorization_wins),
 #undef T
     };
