@@ -223,7 +223,10 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
             return MOOR_OK;
         }
     }
-    MR_FAIL_IF(b->waiter_count >= options_of(b)->waiters_max, MOOR_EBUSY);
+    if (atomic_fetch_add(&b->upstream->waiters, 1) >= options_of(b)->waiters_max) {
+        atomic_fetch_sub(&b->upstream->waiters, 1);
+        return MOOR_EBUSY;
+    }
     claim->berth = b;
     claim->timer.fire = fire_deadline;
     claim->reason = MOOR_WAIT_CONNECTING;
@@ -242,6 +245,7 @@ static void unwait(struct mr_berth *b, struct mr_claim *claim)
     mr_loop_untimer(loop_of(b), &claim->timer);
     claim->berth = NULL;
     b->waiter_count--;
+    atomic_fetch_sub(&b->upstream->waiters, 1);
     MR_STAT_ADD(b->local, waiters, -1);
 }
 

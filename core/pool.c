@@ -217,25 +217,25 @@ bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is
     return is_first && !is_ours;
 }
 
-static void kick_pool(struct moor_pool *p)
-{
-    for (uint32_t i = 0; i < MR_ORIGIN_BUCKETS; i++)
-        for (struct mr_upstream *u = atomic_load(&p->upstreams[i]); u; u = u->next)
-            mr_berth_kick_waiting(u);
-}
-
-/* A cap shared by upstreams or pools has room: whoever waits for it is not of this upstream. O(pools),
- * only where such a cap is set. */
+/* A cap shared by upstreams or pools has room: whoever waits for it may be of any, on any shard. */
 static void kick_sharers(struct mr_upstream *u)
 {
     struct moor_runtime *r = u->pool->runtime;
-    if (r->options.conns_max_runtime) {
-        mr_lock_lock(&r->lock);
-        for (struct mr_list *l = r->pools.next; l != &r->pools; l = l->next)
-            kick_pool(MR_CONTAINER_OF(l, struct moor_pool, link));
-        mr_lock_unlock(&r->lock);
-    } else if (u->pool->options.conns_max_pool) {
-        kick_pool(u->pool);
+    const uint32_t count = atomic_load_explicit(&r->shard_count, memory_order_acquire);
+    for (uint32_t i = 0; mr_pool_shares_caps(u->pool) && i < count; i++) {
+        struct moor_shard *s = atomic_load_explicit(&r->shards[i], memory_order_acquire);
+        if (s)
+            mr_shard_feed_all(s);
+    }
+}
+
+void mr_pool_feed_shard(struct moor_shard *s)
+{
+    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
+        struct mr_list *berths = &MR_CONTAINER_OF(l, struct mr_pool_shard, link)->berths;
+        for (struct mr_list *b = berths->next; b != berths; b = b->next)
+            if (MR_CONTAINER_OF(b, struct mr_berth, link)->waiter_count)
+                mr_berth_feed_later(MR_CONTAINER_OF(b, struct mr_berth, link));
     }
 }
 

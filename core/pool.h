@@ -32,6 +32,7 @@ struct mr_upstream {
     _Atomic(int) family;                /* of the last winner, AF_UNSPEC: a hint                */
     _Atomic(uint32_t) home;             /* index + 1 of the shard that keeps min idle; 0 = none */
     _Atomic(uint32_t) idle_total;       /* over all shards                                      */
+    _Atomic(uint32_t) waiters;          /* over all shards                                      */
     _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release       */
 };
 
@@ -120,6 +121,8 @@ bool mr_pool_gate_dialed(struct mr_upstream *u);
 bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random);
 void mr_pool_conn_left(struct mr_upstream *u);
+/* Everyone who waits on this shard looks again. */
+void mr_pool_feed_shard(struct moor_shard *s);
 /* A cap that upstreams or pools share is reached: an idle conn of another one on this shard closes. */
 void mr_pool_make_room(struct mr_berth *b);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */

@@ -168,6 +168,22 @@ bool mr_shard_post(struct moor_shard *s, struct mr_message *m)
     return true;
 }
 
+static void run_feed(struct mr_message *m)
+{
+    struct moor_shard *s = MR_CONTAINER_OF(m, struct moor_shard, shared.feed);
+    atomic_store(&s->shared.is_feed_posted, false);
+    mr_pool_feed_shard(s);
+}
+
+void mr_shard_feed_all(struct moor_shard *s)
+{
+    if (atomic_exchange(&s->shared.is_feed_posted, true))
+        return;
+    s->shared.feed.run = run_feed;
+    if (!mr_shard_post(s, &s->shared.feed))
+        atomic_store(&s->shared.is_feed_posted, false);
+}
+
 static void note_gap(struct moor_shard *s)
 {
     const int64_t gap = s->mine.loop.now_ns - s->mine.message_last_ns;
