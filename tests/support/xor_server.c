@@ -159,6 +159,20 @@ static bool shake(struct conn *c, unsigned level)
 
 /* ---- HTTP ---- */
 
+static bool put_chunks(struct conn *c, const uint8_t *body, size_t n)
+{
+    const unsigned top = c->server->options.layers;
+    char line[32];
+    for (size_t part; n; n -= part, body += part) {
+        part = n < 1000 ? n : 1000;
+        snprintf(line, sizeof line, "%zx\r\n", part);
+        if (!put(c, top, line, strlen(line)) || !put(c, top, body, part) || !put(c, top, "\r\n", 2))
+            return false;
+    }
+    static const char end[] = "0\r\nX-Trailer: here\r\n\r\n";
+    return put(c, top, end, sizeof end - 1);
+}
+
 static bool answer(struct conn *c, const char *head, size_t length)
 {
     const unsigned top = c->server->options.layers;
@@ -176,10 +190,16 @@ static bool answer(struct conn *c, const char *head, size_t length)
             body[i] = xor_body(i);
         if (strstr(head, "/eof/"))
             snprintf(line, sizeof line, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n");
+        else if (strstr(head, "/chunked/"))
+            snprintf(line, sizeof line, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
         else
             snprintf(line, sizeof line, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", n);
     }
-    is_sent = is_sent && put(c, top, line, strlen(line)) && (!n || put(c, top, body, n));
+    is_sent = is_sent && put(c, top, line, strlen(line));
+    if (strstr(head, "/chunked/"))
+        is_sent = is_sent && put_chunks(c, body, n);
+    else
+        is_sent = is_sent && (!n || put(c, top, body, n));
     free(body);
     return is_sent && !strstr(head, "/eof/");
 }

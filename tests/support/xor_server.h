@@ -3,7 +3,7 @@
  * of its own, blocking sockets, none of the library's code.
  *
  *   GET /bytes/N   N bytes, Content-Length          POST /echo   the body back
- *   GET /eof/N     N bytes until the end
+ *   GET /eof/N     N bytes until the end            GET /chunked/N  in chunks, with a trailer
  */
 #ifndef TESTS_SUPPORT_XOR_SERVER_H
 #define TESTS_SUPPORT_XOR_SERVER_H
