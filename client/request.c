@@ -232,6 +232,7 @@ moor_err moor_http_send(moor_pool *p, const moor_http_request *request,
     struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(!s || s->runtime != p->runtime, MOOR_EWRONGTHREAD);
     MR_FAIL_IF(p->protocol != &mr_h1_protocol, MOOR_EINVAL);
+    mr_shard_refresh(s);
     moor_http_request r;
     if (request->size != sizeof r) {
         moor_http_request_init(&r);
