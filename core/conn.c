@@ -196,6 +196,10 @@ void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
     const enum mr_conn_state s = mr_conn_state(c);
     if (s >= MR_CONN_CLOSING)
         return;
+    if (s < MR_CONN_SECURING) { /* no transport of its own yet that could have ended */
+        mr_conn_close(c, fault->what);
+        return;
+    }
     c->is_retired = s == MR_CONN_IDLE && fault->err == MOOR_ERESET;
     c->has_ended = true;
     if (s == MR_CONN_LEASED || s == MR_CONN_DRAINING) {
