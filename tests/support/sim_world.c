@@ -49,6 +49,8 @@ void sim_draw_faults(struct sim *w)
 
 void sim_fini(struct sim *w)
 {
+    while (w->event_count > 0)
+        sim_forget(w, w->events[0]);
     sim_net_fini(w);
     free(w->events);
     w->events = NULL;
