@@ -42,9 +42,9 @@ static void draw_options(struct sim_rig *g)
     p->waiters_max = sim_chance(w, 200) ? (uint32_t)sim_below(w, 6) : 1000;
     p->steal_keep = (uint32_t)sim_below(w, 3);
     p->uses_max = sim_chance(w, 200) ? (uint32_t)sim_between(w, 1, 4) : 0;
-    p->connect_timeout_ms = pick(w, 20, 300, 10000);
-    p->acquire_timeout_ms = pick(w, sim_chance(w, 300) ? 0 : 30, 500, 30000);
-    p->total_timeout_ms = pick(w, 200, 2000, 20000);
+    p->connect_timeout_ms = pick(w, 50, 1000, 10000);
+    p->acquire_timeout_ms = sim_chance(w, 100) ? sim_between(w, 0, 30) : pick(w, 300, 3000, 30000);
+    p->total_timeout_ms = pick(w, 500, 5000, 60000);
     p->first_byte_timeout_ms = pick(w, 50, 1000, MOOR_FOREVER);
     p->expect_continue_timeout_ms = pick(w, 1, 20, 1000);
     p->idle_timeout_ms = pick(w, 20, 500, MOOR_FOREVER);
@@ -78,13 +78,22 @@ static void calm_down(struct sim_rig *g)
     p->first_byte_timeout_ms = MOOR_FOREVER;
 }
 
+static unsigned any_shard(struct sim_rig *g)
+{
+    unsigned i;
+    do
+        i = (unsigned)sim_below(&g->w, g->shard_count);
+    while (g->has_left[i]);
+    return i;
+}
+
 static const char *const methods[] = {"GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE"};
 
 static struct sim_call *draw_call(struct sim_rig *g, bool is_calm)
 {
     struct sim *w = &g->w;
     struct sim_call *c = sim_call_plan(g);
-    c->shard = (unsigned)sim_below(w, g->shard_count);
+    c->shard = any_shard(g);
     c->method = methods[sim_below(w, sizeof methods / sizeof *methods)];
     c->wanted = (uint32_t)sim_below(w, sim_chance(w, 200) ? 20000 : 300);
     const bool has_body = c->method[0] == 'P';
@@ -111,7 +120,7 @@ static struct sim_call *draw_call(struct sim_rig *g, bool is_calm)
 
 struct run {
     struct sim_rig rig;
-    bool is_calm, has_outages, has_cancels, has_memory_faults;
+    bool is_calm, has_outages, has_cancels, has_memory_faults, has_leaves;
     int64_t starved_until[SIM_SHARDS_MAX];
 };
 
@@ -154,6 +163,19 @@ static void toggle_host(struct sim_rig *g)
     sim_note(&g->w, "the host answers connects with %d from now on", (int)g->host->answer);
 }
 
+/* One at a time: requests and chunks need a shard that is there. */
+static void leave_or_return(struct sim_rig *g)
+{
+    for (unsigned i = 0; i < g->shard_count; i++) {
+        if (g->has_left[i]) {
+            sim_rig_rejoin(g, i);
+            return;
+        }
+    }
+    if (g->shard_count > 1)
+        sim_rig_leave(g, any_shard(g));
+}
+
 static void act(struct run *u)
 {
     struct sim_rig *g = &u->rig;
@@ -171,10 +193,12 @@ static void act(struct run *u)
     case 2:
         if (g->held_count > 0)
             sim_rig_return(g, (unsigned)sim_below(w, g->held_count),
-                           (int)sim_below(w, g->shard_count + 1) - 1);
+                           sim_chance(w, 500) ? (int)any_shard(g) : -1);
         break;
     case 3:
         resume_paused(g, 500);
+        if (u->has_leaves && sim_chance(w, 400))
+            leave_or_return(g);
         break;
     default:
         if (g->call_count + 2 < SIM_REQUESTS_MAX)
@@ -187,7 +211,7 @@ static void step_one(struct run *u)
 {
     struct sim_rig *g = &u->rig;
     struct sim *w = &g->w;
-    const unsigned i = (unsigned)sim_below(w, g->shard_count);
+    const unsigned i = any_shard(g);
     if (u->starved_until[i] > w->now_ns)
         return;
     if (sim_chance(w, w->faults.shard_starved)) {
@@ -303,6 +327,7 @@ static uint64_t run_seed(uint64_t seed, bool is_traced)
     u.is_calm = sim_chance(w, 100);
     u.has_outages = !u.is_calm && sim_chance(w, 300);
     u.has_cancels = !u.is_calm && sim_chance(w, 500);
+    u.has_leaves = !u.is_calm && sim_chance(w, 200);
     u.has_memory_faults = !u.is_calm && sim_chance(w, 100);
     g->is_strict = sim_chance(w, 500);
     g->http.is_tame = u.is_calm;

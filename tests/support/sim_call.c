@@ -242,6 +242,7 @@ static void submit(struct sim_call *c)
     struct sim_request *r = &g->http.requests[c->id];
     r->is_idempotent = c->is_idempotent || strcmp(c->method, "POST") != 0;
     r->body_len = c->body_len;
+    r->delay_ns = c->delay_ms < 0 ? MR_NEVER : c->delay_ms * MR_NS_PER_MS;
     c->is_posted = false;
     c->is_in_call = c->is_submitted = true;
     c->asked_ns = g->w.now_ns;

@@ -267,7 +267,7 @@ static void compose(struct sim *w, const struct session *s, struct text *t, bool
         add_text(t, "HTTP/1.1 103 Early Hints\r\nX-Hint: 1\r\n\r\n");
     const bool is_head = strcmp(s->method, "HEAD") == 0;
     const bool is_empty = s->wanted == 0 && sim_chance(w, 300);
-    const uint64_t framing = is_empty ? 3 : sim_below(w, 10);
+    const uint64_t framing = is_empty ? 3 : s->http->is_plain ? 9 : sim_below(w, 10);
     *until_end = !is_head && !is_empty && framing == 0;
     *closes = *until_end || s->closes || sim_chance(w, f->close_said);
     add_text(t, "HTTP/1.%c %s\r\nX-Id: %u\r\n", *until_end && sim_chance(w, 300) ? '0' : '1',
@@ -333,7 +333,8 @@ static void answer(struct sim_wire *x, struct session *s)
 {
     struct sim *w = x->w;
     sim_forget(w, &x->think);
-    if (!s->http->is_tame && sim_chance(w, w->faults.silent)) {
+    const int64_t delay_ns = s->http->requests[s->id].delay_ns;
+    if (delay_ns == MR_NEVER || (!s->http->is_tame && sim_chance(w, w->faults.silent))) {
         s->is_answered = true; /* never */
         sim_note(w, "wire %u: server will not answer %u", x->index, s->id);
         return;
@@ -345,7 +346,9 @@ static void answer(struct sim_wire *x, struct session *s)
     misbehave(w, s, &t, until_end);
     s->answer = t.bytes;
     s->answer_len = t.len;
-    if (sim_chance(w, w->faults.slow))
+    if (delay_ns)
+        sim_peer_think(x, delay_ns);
+    else if (sim_chance(w, w->faults.slow))
         sim_peer_think(x, sim_between(w, 0, 300) * w->latency_ns);
     else
         http_send(x, s);

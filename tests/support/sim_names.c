@@ -75,7 +75,7 @@ static void names_lookup(struct mr_resolver_shard *base, struct mr_lookup *req)
     req->timer.fire = fire;
     int64_t at = base->loop->now_ns;
     if (sim_chance(w, w->faults.dns_late))
-        at += sim_between(w, 1, 2000) * MR_NS_PER_MS;
+        at += sim_between(w, 1, sim_chance(w, 100) ? 2000 : 50) * MR_NS_PER_MS;
     mr_loop_timer(base->loop, &req->timer, at < req->deadline_ns ? at : req->deadline_ns);
 }
 

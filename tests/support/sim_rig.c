@@ -101,18 +101,44 @@ static void check_counters(struct sim_rig *g)
               (unsigned long)s.requests, (unsigned long)g->submissions);
 }
 
+void sim_rig_leave(struct sim_rig *g, unsigned i)
+{
+    sim_note(&g->w, "-- shard %u leaves", i);
+    g->w.block = block;
+    g->is_turning[i] = true;
+    mr_shard_enter(g->shards[i]);
+    mr_shard_leave(g->shards[i]);
+    mr_shard_enter(NULL);
+    g->w.block = NULL;
+    g->has_left[i] = true; /* and is_turning stays: nobody drives it any more */
+}
+
+void sim_rig_rejoin(struct sim_rig *g, unsigned i)
+{
+    moor_shard *s = NULL;
+    const moor_err e = mr_runtime_add_shard(g->r, &s);
+    SIM_CHECK(&g->w, e == MOOR_OK, "mr_runtime_add_shard: %s", moor_err_name(e));
+    sim_note(&g->w, "-- shard %u is back", i);
+    g->shards[i] = s;
+    g->has_left[i] = g->is_turning[i] = false;
+    g->asleep_until_ns[i] = 0;
+}
+
 /* The blocking close drives the shard it is called on, and says in time that it cannot end. */
 static void check_busy(struct sim_rig *g)
 {
-    mr_shard_enter(g->shards[0]);
-    g->is_turning[0] = true;
+    unsigned i = 0;
+    while (g->has_left[i])
+        i++;
+    mr_shard_enter(g->shards[i]);
+    g->is_turning[i] = true;
     g->w.block = block;
     const moor_err e = moor_pool_close(g->pool, 0);
     SIM_CHECK(&g->w, e == MOOR_EBUSY, "a pool with chunks out closed: %s", moor_err_name(e));
     g->w.block = NULL;
-    g->is_turning[0] = false;
+    g->is_turning[i] = false;
     mr_shard_enter(NULL);
-    sim_rig_ask(g, 0);
+    sim_rig_ask(g, i);
 }
 
 void sim_rig_close(struct sim_rig *g)
@@ -134,13 +160,9 @@ void sim_rig_close(struct sim_rig *g)
         SIM_CHECK(w, g->calls[i].pieces == 0, "request %u: a piece of its body never came back", i);
     moor_err e = moor_pool_close(g->pool, 0);
     SIM_CHECK(w, e == MOOR_OK, "moor_pool_close: %s", moor_err_name(e));
-    w->block = block;
     for (unsigned i = 0; i < g->shard_count; i++) {
-        mr_shard_enter(g->shards[i]);
-        g->is_turning[i] = true;
-        mr_shard_leave(g->shards[i]);
-        g->is_turning[i] = false;
-        mr_shard_enter(NULL);
+        if (!g->has_left[i])
+            sim_rig_leave(g, i);
     }
     e = moor_runtime_destroy(g->r, 0);
     SIM_CHECK(w, e == MOOR_OK, "moor_runtime_destroy: %s", moor_err_name(e));

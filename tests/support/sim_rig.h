@@ -31,6 +31,7 @@ struct sim_call {
     bool is_streamed, is_chunked, expects, is_idempotent, is_asked_close;
     moor_ms timeout_ms, connect_timeout_ms, first_byte_timeout_ms;
     unsigned hold, later;        /* per mille: chunks kept, MOOR_BODY_LATER                  */
+    int64_t delay_ms;            /* the server takes so long; MOOR_FOREVER                   */
     struct sim_call *follow;     /* submitted from this one's on_done                        */
     /* What became of it. */
     moor_task task, resume;
@@ -61,7 +62,7 @@ struct sim_rig {
     moor_runtime *r;
     moor_shard *shards[SIM_SHARDS_MAX];
     unsigned shard_count;
-    bool is_turning[SIM_SHARDS_MAX];
+    bool is_turning[SIM_SHARDS_MAX], has_left[SIM_SHARDS_MAX];
     int64_t asleep_until_ns[SIM_SHARDS_MAX]; /* strict runs: what moor_shard_timeout said   */
     moor_pool *pool;
     moor_runtime_options runtime_options;
@@ -85,6 +86,12 @@ void sim_rig_init(struct sim_rig *g, uint64_t seed);
 void sim_rig_open(struct sim_rig *g, unsigned shards);
 /* Everything ends, and everything is given back; checks it. */
 void sim_rig_close(struct sim_rig *g);
+
+/* The shard leaves the runtime; the others go on meanwhile. Never the last one before the end. */
+void sim_rig_leave(struct sim_rig *g, unsigned i);
+
+/* Adopted again, as a new shard in an old one's place. */
+void sim_rig_rejoin(struct sim_rig *g, unsigned i);
 
 /* A new call with a harmless plan: GET of 10 bytes on shard 0, no timeouts. */
 struct sim_call *sim_call_plan(struct sim_rig *g);
