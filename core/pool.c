@@ -499,7 +499,8 @@ void mr_pool_leave(struct mr_pool_shard *local)
 
 bool mr_pool_is_quiet(struct mr_pool_shard *local)
 {
-    return local->live == atomic_load_explicit(&local->stats.chunks_lent, memory_order_relaxed);
+    return local->live == atomic_load_explicit(&local->stats.chunks_lent, memory_order_relaxed) &&
+           !is_done(local); /* else its report is due */
 }
 
 /* ---- the end, from any thread ---- */

@@ -201,8 +201,8 @@ static void *run_shard(void *arg)
     while (!s->mine.is_over || !mr_inbox_is_empty(&s->shared.inbox))
         if (mr_shard_turn(s, MR_NEVER, 0))
             break;
-    mr_inbox_close(&s->shared.inbox);
-    atomic_store_explicit(&s->shared.state, MR_SHARD_GONE, memory_order_release);
+    while (!mr_shard_seal(s))
+        (void)!mr_shard_turn(s, 0, 0);
     mr_shard_shut(s);
     mr_shard_enter(NULL);
     return NULL;
@@ -322,7 +322,7 @@ static bool has_adopted(struct moor_runtime *r)
 {
     for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
         struct moor_shard *s = atomic_load(&r->shards[i]);
-        if (s && s->is_adopted && !mr_shard_is_gone(s))
+        if (s && s->is_adopted && atomic_load(&s->shared.state) != MR_SHARD_VACANT)
             return true;
     }
     return false;
@@ -361,7 +361,7 @@ static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard *
     const uint32_t count = atomic_load(&r->shard_count);
     for (uint32_t i = 0; i < count && !s; i++) {
         struct moor_shard *old = atomic_load(&r->shards[i]);
-        if (old->is_adopted && mr_shard_is_gone(old))
+        if (old->is_adopted && atomic_load(&old->shared.state) == MR_SHARD_VACANT)
             s = old;
     }
     if (s)
@@ -387,7 +387,8 @@ static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard *
     }
     const moor_err e = open_shard(s, is_bound);
     if (e) {
-        atomic_store(&s->shared.state, MR_SHARD_GONE);
+        mr_inbox_close(&s->shared.inbox); /* a new shard's is open from the beginning */
+        atomic_store(&s->shared.state, MR_SHARD_VACANT);
         return e;
     }
     *out_shard = s;
@@ -463,17 +464,18 @@ static bool is_quiet(struct moor_shard *s)
 void mr_shard_leave(struct moor_shard *s)
 {
     atomic_store_explicit(&s->shared.state, MR_SHARD_STOPPING, memory_order_release);
+    /* Callbacks run in here: as inside a turn they may neither block nor leave. */
+    s->mine.is_turning = true;
     for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
         next = l->next;
         mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
     }
-    while (!is_quiet(s) || !mr_inbox_close_if_empty(&s->shared.inbox))
+    s->mine.is_turning = false;
+    while (!is_quiet(s) || !mr_shard_seal(s))
         if (mr_shard_turn(s, MR_NS_PER_MS, 0))
             break;
-    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
-        mr_pool_quiet(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
     mr_shard_shut(s);
-    atomic_store_explicit(&s->shared.state, MR_SHARD_GONE, memory_order_release);
+    atomic_store_explicit(&s->shared.state, MR_SHARD_VACANT, memory_order_release);
 }
 
 void moor_shard_leave(moor_shard *s)

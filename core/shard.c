@@ -71,10 +71,8 @@ static moor_err make_io(struct moor_shard *s, bool is_embedded, struct mr_io **o
     return mr_io_create(o->io_backend, &config, out, why, why_cap);
 }
 
-moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t why_cap)
+static moor_err make_loop(struct moor_shard *s, bool is_embedded, char *why, size_t why_cap)
 {
-    if (!s->has_memory)
-        MR_TRY(make_memory(s));
     struct mr_io *io = NULL;
     MR_TRY(make_io(s, is_embedded, &io, why, why_cap));
     struct moor_runtime *r = s->runtime;
@@ -83,14 +81,15 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
     mr_loop_init(&s->mine.loop, io, &s->mine.heap, r->clock, seed);
     const moor_err e =
         mr_resolver_shard_create(r->resolver, &s->mine.loop, &s->mine.resolver);
-    if (e) {
+    if (e)
         mr_loop_fini(&s->mine.loop);
-        return e;
-    }
-    mr_lock_lock(&r->gone_lock);
+    return e;
+}
+
+static void begin(struct moor_shard *s)
+{
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
         MR_CONTAINER_OF(l, struct mr_pool_shard, link)->is_leaving = false;
-    mr_lock_unlock(&r->gone_lock);
     s->mine.trace.now_ns = &s->mine.loop.now_ns;
     s->mine.is_over = false;
     s->mine.rest.fire = fire_rest;
@@ -98,7 +97,35 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
     s->mine.message_gap_ns = MR_NS_PER_SEC;
     mr_inbox_open(&s->shared.inbox);
     atomic_store_explicit(&s->shared.state, MR_SHARD_RUNNING, memory_order_release);
-    return MOOR_OK;
+}
+
+moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t why_cap)
+{
+    if (!s->has_memory)
+        MR_TRY(make_memory(s));
+    /* Chunks of an earlier adopter may come home meanwhile, from any thread, into the same memory: they
+     * use this lock until the inbox is open. The one section with system calls in it. */
+    mr_lock_lock(&s->runtime->gone_lock);
+    const moor_err e = make_loop(s, is_embedded, why, why_cap);
+    if (!e)
+        begin(s);
+    mr_lock_unlock(&s->runtime->gone_lock);
+    return e;
+}
+
+bool mr_shard_seal(struct moor_shard *s)
+{
+    /* Who finds the inbox closed takes this lock next and does the rest itself: from then on nothing may
+     * be armed here, and everyone must see that the shard is gone. */
+    mr_lock_lock(&s->runtime->gone_lock);
+    const bool is_sealed = mr_inbox_close_if_empty(&s->shared.inbox);
+    if (is_sealed) {
+        for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
+            mr_pool_quiet(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
+        atomic_store_explicit(&s->shared.state, MR_SHARD_GONE, memory_order_release);
+    }
+    mr_lock_unlock(&s->runtime->gone_lock);
+    return is_sealed;
 }
 
 void mr_shard_shut(struct moor_shard *s)

@@ -31,7 +31,8 @@ enum mr_shard_state {
     MR_SHARD_STARTING,
     MR_SHARD_RUNNING,
     MR_SHARD_STOPPING, /* its adopter is leaving: nothing new begins here       */
-    MR_SHARD_GONE      /* nobody drives it; its inbox is closed                 */
+    MR_SHARD_GONE,     /* nobody drives it; its inbox is closed                 */
+    MR_SHARD_VACANT    /* its loop has ended too: the next adopter may have it  */
 };
 
 struct moor_shard {
@@ -69,7 +70,10 @@ struct moor_shard {
 /* Makes the shard's parts on the calling thread, which becomes its owner. */
 MOOR_NODISCARD moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why,
                                       size_t why_cap);
-/* Closes what no pool needs any more: nothing may be live here but loans. */
+/* Closes the inbox and tells everyone that the shard is gone, unless there is a message: then false.
+ * Nothing may be live here but loans. */
+bool mr_shard_seal(struct moor_shard *s);
+/* Ends the loop of a sealed shard. */
 void mr_shard_shut(struct moor_shard *s);
 /* Frees the memory; loans are gone too. Any thread, the last one. */
 void mr_shard_free(struct moor_shard *s);
@@ -110,7 +114,14 @@ static inline int64_t mr_shard_refresh(struct moor_shard *s)
 
 static inline bool mr_shard_is_gone(struct moor_shard *s)
 {
-    return atomic_load_explicit(&s->shared.state, memory_order_acquire) == MR_SHARD_GONE;
+    return atomic_load_explicit(&s->shared.state, memory_order_acquire) >= MR_SHARD_GONE;
+}
+
+/* Under gone_lock: mine.loop is there and stays until the lock is let go. */
+static inline bool mr_shard_has_loop(struct moor_shard *s)
+{
+    const uint32_t state = atomic_load_explicit(&s->shared.state, memory_order_acquire);
+    return state >= MR_SHARD_RUNNING && state < MR_SHARD_GONE;
 }
 
 /* The runtime twin of MOOR_SHARD_ONLY. */

@@ -34,26 +34,39 @@ void moor_stats_read_sized(const moor_pool *p, moor_stats *out, size_t size)
     memcpy(out, &sum, size < sizeof sum ? size : sizeof sum);
 }
 
+static moor_runtime *unconst_runtime(const moor_runtime *r)
+{
+    return (moor_runtime *)(uintptr_t)r;
+}
+
+/* Written by the shard without atomics: a figure may be a turn old, as statistics may. */
+static void add_shard(moor_runtime_stats *sum, struct moor_shard *s)
+{
+    const struct mr_io_stats *io = &s->mine.loop.io->stats;
+    sum->turns += __atomic_load_n(&s->mine.loop.turns, __ATOMIC_RELAXED);
+    sum->enters += __atomic_load_n(&io->enters, __ATOMIC_RELAXED);
+    sum->syscalls += __atomic_load_n(&io->syscalls, __ATOMIC_RELAXED);
+    sum->events += __atomic_load_n(&io->events, __ATOMIC_RELAXED);
+    sum->recv_starved += __atomic_load_n(&io->starved, __ATOMIC_RELAXED);
+    sum->buffers_held += __atomic_load_n(&s->mine.bufs.held, __ATOMIC_RELAXED);
+    sum->memory_used += atomic_load_explicit(&s->mine.heap.used, memory_order_relaxed);
+    sum->memory_peak += atomic_load_explicit(&s->mine.heap.peak, memory_order_relaxed);
+}
+
 void moor_runtime_stats_read_sized(const moor_runtime *r, moor_runtime_stats *out, size_t size)
 {
     moor_runtime_stats sum = {.size = size};
     const uint32_t count = moor_runtime_shard_count(r);
-    sum.memory_used = atomic_load_explicit(&((moor_runtime *)(uintptr_t)r)->heap.used,
-                                           memory_order_relaxed);
+    sum.memory_used = atomic_load_explicit(&unconst_runtime(r)->heap.used, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
         struct moor_shard *s = moor_shard_at(r, i);
-        if (!s || mr_shard_is_gone(s))
+        if (!s)
             continue;
-        /* Written by the shard without atomics: a figure may be a turn old, as statistics may. */
-        const struct mr_io_stats *io = &s->mine.loop.io->stats;
-        sum.turns += __atomic_load_n(&s->mine.loop.turns, __ATOMIC_RELAXED);
-        sum.enters += __atomic_load_n(&io->enters, __ATOMIC_RELAXED);
-        sum.syscalls += __atomic_load_n(&io->syscalls, __ATOMIC_RELAXED);
-        sum.events += __atomic_load_n(&io->events, __ATOMIC_RELAXED);
-        sum.recv_starved += __atomic_load_n(&io->starved, __ATOMIC_RELAXED);
-        sum.buffers_held += __atomic_load_n(&s->mine.bufs.held, __ATOMIC_RELAXED);
-        sum.memory_used += atomic_load_explicit(&s->mine.heap.used, memory_order_relaxed);
-        sum.memory_peak += atomic_load_explicit(&s->mine.heap.peak, memory_order_relaxed);
+        /* A shard begins and ends its loop under this lock. */
+        mr_lock_lock(&unconst_runtime(r)->gone_lock);
+        if (mr_shard_has_loop(s))
+            add_shard(&sum, s);
+        mr_lock_unlock(&unconst_runtime(r)->gone_lock);
     }
     memset(out, 0, size);
     memcpy(out, &sum, size < sizeof sum ? size : sizeof sum);
