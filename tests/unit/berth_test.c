@@ -1,0 +1,139 @@
+/*
+ * Berths: who gets which conn, and that a conn fit for the next claim is kept for it.
+ */
+#include "tests/support/shards.h"
+
+static const char *backend;
+
+/* ---- requests whose chunks the test keeps ---- */
+
+#define HELD_MAX 512
+
+struct request {
+    moor_chunk held[HELD_MAX];
+    size_t count;
+    uint64_t bytes;
+    unsigned done;
+    moor_fault fault;
+    bool is_reused;
+};
+
+static void on_chunk(void *user, moor_chunk c)
+{
+    struct request *r = user;
+    assert_true(r->count < HELD_MAX);
+    r->held[r->count++] = c;
+    r->bytes += c.bytes.len;
+}
+
+static void on_done(void *user, const moor_http_done *d)
+{
+    struct request *r = user;
+    r->done++;
+    r->fault = d->fault;
+    r->is_reused = d->reused;
+}
+
+static const moor_http_handlers handlers = {
+    .size = sizeof handlers, .on_chunk = on_chunk, .on_done = on_done};
+
+static void ask(struct shards *s, moor_pool *p, struct request *r)
+{
+    memset(r, 0, sizeof *r);
+    moor_http_request q;
+    moor_http_request_init(&q);
+    q.url = "/";
+    mr_shard_enter(s->at[0]);
+    assert_int_equal(moor_http_send(p, &q, &handlers, r, NULL), MOOR_OK);
+    mr_shard_enter(NULL);
+}
+
+static void return_chunks(struct request *r)
+{
+    while (r->count)
+        moor_chunk_return(r->held[--r->count]);
+}
+
+static void answer(int fd, size_t body)
+{
+    char text[128];
+    assert_true(read(fd, text, sizeof text) > 0);
+    const int n = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", body);
+    assert_int_equal(write(fd, text, (size_t)n), n);
+    static char zeros[1 << 16];
+    while (body) {
+        const size_t part = body < sizeof zeros ? body : sizeof zeros;
+        assert_int_equal(write(fd, zeros, part), (ssize_t)part);
+        body -= part;
+    }
+}
+
+static moor_pool *open_http(struct shards *s, const moor_pool_options *o)
+{
+    char url[64];
+    snprintf(url, sizeof url, "http://127.0.0.1:%u", s->port);
+    moor_pool *p = NULL;
+    assert_int_equal(moor_pool_open(s->runtime, url, o, &p), MOOR_OK);
+    return p;
+}
+
+static moor_stats stats_of(moor_pool *p)
+{
+    moor_stats out;
+    moor_stats_read(p, &out);
+    return out;
+}
+
+static void a_response_read_with_pauses_leaves_its_conn_idle(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 1, backend, NULL);
+    moor_pool_options o;
+    shards_pool_options(&o);
+    o.window_bytes = 32768;
+    moor_pool *p = open_http(&s, &o);
+    static struct request r;
+    ask(&s, p, &r);
+    shards_turn_for(&s, 5);
+    const int fd = accept(s.listener, NULL, NULL);
+    const size_t size = 300000;
+    shards_turn_for(&s, 5);
+    answer(fd, size);
+    shards_turn_for(&s, 10);
+    assert_true(r.bytes < size); /* it waits for the chunks */
+    while (!r.done) {
+        return_chunks(&r);
+        shards_turn(&s);
+    }
+    return_chunks(&r);
+    assert_int_equal(r.fault.err, MOOR_OK);
+    assert_int_equal(r.bytes, size);
+    assert_int_equal(stats_of(p).conns_idle, 1);
+
+    ask(&s, p, &r);
+    shards_turn_for(&s, 5);
+    answer(fd, 10);
+    SHARDS_UNTIL(&s, r.done);
+    assert_int_equal(r.fault.err, MOOR_OK);
+    assert_true(r.is_reused);
+    return_chunks(&r);
+    close(fd);
+    SHARDS_UNTIL(&s, stats_of(p).conns_open == 0); /* its read was armed */
+    shards_drain(&s, p);
+    shards_fini(&s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_response_read_with_pauses_leaves_its_conn_idle),
+    };
+    int failed = 0;
+    static const char *const backends[] = {"io_uring", "epoll"};
+    for (size_t i = 0; i < 2; i++) {
+        backend = backends[i];
+        failed += cmocka_run_group_tests_name(backend, tests, NULL, NULL);
+    }
+    return failed;
+}
