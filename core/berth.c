@@ -403,6 +403,8 @@ void mr_berth_ready(struct mr_conn *c)
     }
     if (b->waiter_count)
         serve(b);
+    else
+        mr_berth_give_way(b);
     mr_berth_check(b);
 }
 
@@ -458,6 +460,7 @@ static moor_wait_reason reason_of(int verdict, moor_err last)
         return MOOR_WAIT_FILES;
     switch (verdict) {
     case MR_GATE_AT_CAP:
+    case MR_GATE_SHARED_CAP:
         return MOOR_WAIT_AT_CAP;
     case MR_GATE_DIALS:
         return MOOR_WAIT_DIALS;
@@ -493,7 +496,7 @@ static void feed_waiters(struct mr_berth *b)
         verdict = mr_attempt_begin(b);
         if (verdict == MR_GATE_GO)
             continue;
-        if (verdict == MR_GATE_AT_CAP && !is_alone && mr_move_ask(b, true))
+        if (!is_alone && mr_move_ask(b, true)) /* rather the last one of another shard than none */
             continue;
         break;
     }
@@ -503,8 +506,8 @@ static void feed_waiters(struct mr_berth *b)
     accept_any(b);
     serve(b);
     note_reason(b, reason_of(verdict, last.err));
-    if (verdict == MR_GATE_AT_CAP && b->waiter_count && mr_pool_shares_caps(b->upstream->pool))
-        mr_pool_make_room(b);
+    if (verdict == MR_GATE_SHARED_CAP && b->waiter_count)
+        mr_pool_make_room(b->upstream);
     if (verdict != MR_GATE_BACKOFF || !b->waiter_count)
         return;
     if (is_down && last.err) {
@@ -533,6 +536,14 @@ static void top_up(struct mr_berth *b)
         }
         return;
     }
+}
+
+void mr_berth_give_way(struct mr_berth *b)
+{
+    struct mr_conn *c =
+        b->idle_count && mr_pool_gives_way(b->upstream) ? mr_berth_take_idle(b, true) : NULL;
+    if (c)
+        mr_conn_close(c, "another upstream needed its place under a shared cap");
 }
 
 static void run_feed(struct mr_deferred *d)

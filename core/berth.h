@@ -126,6 +126,8 @@ void mr_berth_kick(struct mr_berth *b);
 void mr_berth_feed_later(struct mr_berth *b);
 /* Looks again at the latest then. */
 void mr_berth_retry_by(struct mr_berth *b, int64_t at_ns);
+/* The oldest idle conn closes where others wait for room under a cap they share with it. */
+void mr_berth_give_way(struct mr_berth *b);
 /* Whoever waits for this upstream, on any shard, hears that something has room. Any thread. */
 void mr_berth_kick_waiting(struct mr_upstream *u);
 /* Off the idle list and onto the busy one, still IDLE: the newest or the oldest. NULL: none. */

@@ -110,7 +110,7 @@ static void asked(struct mr_message *message)
     struct mr_berth *b = m->from;
     const uint32_t keep = m->is_needed ? 0 : b->upstream->pool->options.steal_keep;
     struct mr_conn *c =
-        b->idle_count > keep && !b->waiter_count ? mr_berth_take_idle(b, true) : NULL;
+        b->idle_count > keep && mr_list_is_empty(&b->waiters) ? mr_berth_take_idle(b, true) : NULL;
     if (c && !mr_conn_is_clean(c)) { /* a filter has something to say or was told the end */
         mr_conn_close(c, "not clean when it was to move");
         c = NULL;

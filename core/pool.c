@@ -182,12 +182,12 @@ enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns)
     const uint32_t max = r->options.conns_max_runtime;
     if (atomic_fetch_add(&r->conns, 1) >= max && max) {
         atomic_fetch_sub(&r->conns, 1);
-        return MR_GATE_AT_CAP;
+        return MR_GATE_SHARED_CAP;
     }
     mr_lock_lock(&u->pool->lock);
     const uint32_t pool_max = u->pool->options.conns_max_pool;
     const bool is_full = pool_max && u->pool->conns >= pool_max;
-    const enum mr_gate_verdict v = is_full ? MR_GATE_AT_CAP : mr_gate_enter(&u->gate, now_ns);
+    const enum mr_gate_verdict v = is_full ? MR_GATE_SHARED_CAP : mr_gate_enter(&u->gate, now_ns);
     if (v == MR_GATE_GO)
         u->pool->conns++;
     mr_lock_unlock(&u->pool->lock);
@@ -205,6 +205,33 @@ bool mr_pool_gate_dialed(struct mr_upstream *u)
     return had_failed;
 }
 
+/* A cap shared by upstreams or pools has room or wants some: whoever waits, or has an idle conn, may be of
+ * any, on any shard. */
+static void tell_sharers(struct mr_upstream *u, bool has_room)
+{
+    struct moor_runtime *r = u->pool->runtime;
+    const uint32_t count = atomic_load_explicit(&r->shard_count, memory_order_acquire);
+    for (uint32_t i = 0; mr_pool_shares_caps(u->pool) && i < count; i++) {
+        struct moor_shard *s = atomic_load_explicit(&r->shards[i], memory_order_acquire);
+        if (s)
+            mr_shard_feed_all(s, has_room);
+    }
+}
+
+void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
+{
+    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
+        struct mr_list *berths = &MR_CONTAINER_OF(l, struct mr_pool_shard, link)->berths;
+        for (struct mr_list *at = berths->next; at != berths; at = at->next) {
+            struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
+            if (!b->waiter_count)
+                mr_berth_give_way(b);
+            else if (has_room)
+                mr_berth_feed_later(b);
+        }
+    }
+}
+
 bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random)
 {
@@ -214,29 +241,8 @@ bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is
     u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
+    tell_sharers(u, true);
     return is_first && !is_ours;
-}
-
-/* A cap shared by upstreams or pools has room: whoever waits for it may be of any, on any shard. */
-static void kick_sharers(struct mr_upstream *u)
-{
-    struct moor_runtime *r = u->pool->runtime;
-    const uint32_t count = atomic_load_explicit(&r->shard_count, memory_order_acquire);
-    for (uint32_t i = 0; mr_pool_shares_caps(u->pool) && i < count; i++) {
-        struct moor_shard *s = atomic_load_explicit(&r->shards[i], memory_order_acquire);
-        if (s)
-            mr_shard_feed_all(s);
-    }
-}
-
-void mr_pool_feed_shard(struct moor_shard *s)
-{
-    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
-        struct mr_list *berths = &MR_CONTAINER_OF(l, struct mr_pool_shard, link)->berths;
-        for (struct mr_list *b = berths->next; b != berths; b = b->next)
-            if (MR_CONTAINER_OF(b, struct mr_berth, link)->waiter_count)
-                mr_berth_feed_later(MR_CONTAINER_OF(b, struct mr_berth, link));
-    }
 }
 
 void mr_pool_conn_left(struct mr_upstream *u)
@@ -246,30 +252,27 @@ void mr_pool_conn_left(struct mr_upstream *u)
     u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
-    kick_sharers(u);
+    tell_sharers(u, true);
 }
 
-static bool evict_from(struct mr_pool_shard *local, const struct mr_berth *but)
+void mr_pool_make_room(struct mr_upstream *u)
 {
-    for (struct mr_list *l = local->berths.next; l != &local->berths; l = l->next) {
-        struct mr_berth *b = MR_CONTAINER_OF(l, struct mr_berth, link);
-        struct mr_conn *c = b != but ? mr_berth_take_idle(b, true) : NULL;
-        if (!c)
-            continue;
-        mr_conn_close(c, "another upstream needed its place under a shared cap");
-        return true;
-    }
-    return false;
+    struct moor_pool *p = u->pool;
+    mr_lock_lock(&p->lock);
+    const bool is_of_pool = p->options.conns_max_pool && p->conns >= p->options.conns_max_pool;
+    mr_lock_unlock(&p->lock);
+    /* Already wanted: every shard was told, and what becomes idle looks for itself. */
+    if (!atomic_exchange(is_of_pool ? &p->wants_room : &p->runtime->wants_room, true))
+        tell_sharers(u, false);
 }
 
-void mr_pool_make_room(struct mr_berth *b)
+bool mr_pool_gives_way(struct mr_upstream *u)
 {
-    const moor_runtime_options *r = &b->shard->runtime->options;
-    if (evict_from(b->local, b) || !r->conns_max_runtime)
-        return;
-    for (struct mr_list *l = b->shard->mine.locals.next; l != &b->shard->mine.locals; l = l->next)
-        if (evict_from(MR_CONTAINER_OF(l, struct mr_pool_shard, link), b))
-            return;
+    struct moor_pool *p = u->pool;
+    return mr_pool_shares_caps(p) &&
+           ((atomic_load(&p->wants_room) && atomic_exchange(&p->wants_room, false)) ||
+            (atomic_load(&p->runtime->wants_room) &&
+             atomic_exchange(&p->runtime->wants_room, false)));
 }
 
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at)

@@ -76,6 +76,7 @@ struct moor_pool {
     struct mr_upstream *upstream;       /* the one it was opened for; NULL = any                */
     uint32_t upstream_count;
     uint32_t conns;                     /* of all upstreams, open and being dialled; under lock */
+    _Atomic(bool) wants_room;           /* somebody waits under conns_max_pool: an idle conn may go */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
     _Atomic(uint32_t) state;            /* enum mr_pool_state                                   */
     _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open, plus
@@ -121,10 +122,13 @@ bool mr_pool_gate_dialed(struct mr_upstream *u);
 bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random);
 void mr_pool_conn_left(struct mr_upstream *u);
-/* Everyone who waits on this shard looks again. */
-void mr_pool_feed_shard(struct moor_shard *s);
-/* A cap that upstreams or pools share is reached: an idle conn of another one on this shard closes. */
-void mr_pool_make_room(struct mr_berth *b);
+/* Everyone who waits on this shard looks again if there is room, and an idle conn gives way if room is
+ * wanted. */
+void mr_pool_feed_shard(struct moor_shard *s, bool has_room);
+/* A cap that u shares is reached: an idle conn closes, the first there is on any shard or will be. */
+void mr_pool_make_room(struct mr_upstream *u);
+/* True: an idle conn of u is to close for that. Once per call of the above. */
+bool mr_pool_gives_way(struct mr_upstream *u);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
 /* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */

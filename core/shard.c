@@ -199,11 +199,13 @@ static void run_feed(struct mr_message *m)
 {
     struct moor_shard *s = MR_CONTAINER_OF(m, struct moor_shard, shared.feed);
     atomic_store(&s->shared.is_feed_posted, false);
-    mr_pool_feed_shard(s);
+    mr_pool_feed_shard(s, atomic_exchange(&s->shared.has_room, false));
 }
 
-void mr_shard_feed_all(struct moor_shard *s)
+void mr_shard_feed_all(struct moor_shard *s, bool has_room)
 {
+    if (has_room)
+        atomic_store(&s->shared.has_room, true);
     if (atomic_exchange(&s->shared.is_feed_posted, true))
         return;
     s->shared.feed.run = run_feed;

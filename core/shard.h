@@ -62,8 +62,8 @@ struct moor_shard {
         _Atomic(bool) is_sleeping;    /* seq_cst with the inbox: see mr_shard_post       */
         _Atomic(uint32_t) wakers;     /* posters about to wake: the backend outlives them */
         _Atomic(uint32_t) state;      /* enum mr_shard_state                             */
-        struct mr_message feed;       /* a shared cap has room: its waiters look again   */
-        _Atomic(bool) is_feed_posted;
+        struct mr_message feed;       /* mr_shard_feed_all                               */
+        _Atomic(bool) is_feed_posted, has_room;
     } shared;
 };
 
@@ -80,8 +80,9 @@ void mr_shard_free(struct moor_shard *s);
 
 /* False: the inbox is closed, the shard has gone; nothing was kept. */
 bool mr_shard_post(struct moor_shard *s, struct mr_message *m);
-/* Whoever waits on that shard looks again, later. Any thread. */
-void mr_shard_feed_all(struct moor_shard *s);
+/* A cap that pools or upstreams share has room: whoever waits on that shard looks again, later. Or it wants
+ * some: an idle conn there may give way. Any thread. */
+void mr_shard_feed_all(struct moor_shard *s, bool has_room);
 /* One turn on the owner's thread, sleeping at most timeout_ns. */
 moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget);
 /* Binds or unbinds the calling thread: what moor_shard_self returns. */

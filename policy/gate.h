@@ -20,6 +20,7 @@ struct mr_gate_limits {
 enum mr_gate_verdict {
     MR_GATE_GO,      /* counted in: mr_gate_dialed or mr_gate_failed must follow            */
     MR_GATE_AT_CAP,  /* when a conn closes                                                  */
+    MR_GATE_SHARED_CAP, /* when a conn of any gate under a common cap closes: the owner says it */
     MR_GATE_DIALS,   /* when a dial ends                                                    */
     MR_GATE_BACKOFF  /* at retry_at_ns                                                      */
 };

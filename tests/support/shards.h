@@ -129,7 +129,8 @@ static inline void shards_fini(struct shards *s)
         if (s->at[i])
             shards_leave(s, i);
     assert_int_equal(moor_runtime_destroy(s->runtime, 1000), MOOR_OK);
-    close(s->listener);
+    if (s->listener >= 0)
+        close(s->listener);
 }
 
 static inline void shards_pool_options(moor_pool_options *o)

@@ -37,15 +37,22 @@ static void on_done(void *user, const moor_http_done *d)
 static const moor_http_handlers handlers = {
     .size = sizeof handlers, .on_chunk = on_chunk, .on_done = on_done};
 
-static void ask(struct shards *s, moor_pool *p, struct request *r)
+static void ask_at(struct shards *s, unsigned shard, moor_pool *p, const char *url,
+                   struct request *r)
 {
     memset(r, 0, sizeof *r);
     moor_http_request q;
     moor_http_request_init(&q);
-    q.url = "/";
-    mr_shard_enter(s->at[0]);
+    q.url = url;
+    q.timeout_ms = 3000;
+    mr_shard_enter(s->at[shard]);
     assert_int_equal(moor_http_send(p, &q, &handlers, r, NULL), MOOR_OK);
     mr_shard_enter(NULL);
+}
+
+static void ask(struct shards *s, moor_pool *p, struct request *r)
+{
+    ask_at(s, 0, p, "/", r);
 }
 
 static void return_chunks(struct request *r)
@@ -124,9 +131,137 @@ static void a_response_read_with_pauses_leaves_its_conn_idle(void **state)
     shards_fini(&s);
 }
 
+/* ---- caps that upstreams share ---- */
+
+static moor_pool *open_any(struct shards *s, uint32_t conns_max_pool)
+{
+    moor_pool_options o;
+    shards_pool_options(&o);
+    o.conns_max_pool = conns_max_pool;
+    moor_pool *p = NULL;
+    assert_int_equal(moor_pool_open(s->runtime, NULL, &o, &p), MOOR_OK);
+    return p;
+}
+
+static void origin_url(char *url, size_t cap, uint16_t port)
+{
+    snprintf(url, cap, "http://127.0.0.1:%u/", port);
+}
+
+static void an_idle_conn_of_another_shard_gives_way_under_a_shared_cap(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 2, backend, NULL);
+    moor_pool *p = open_any(&s, 1);
+    char url[64];
+    static struct request r;
+    origin_url(url, sizeof url, s.port);
+    ask_at(&s, 0, p, url, &r);
+    shards_turn_for(&s, 5);
+    const int first = accept(s.listener, NULL, NULL);
+    answer(first, 0);
+    SHARDS_UNTIL(&s, r.done);
+    assert_int_equal(stats_of(p).conns_idle, 1);
+
+    uint16_t port;
+    const int other = shards_listen(&port);
+    origin_url(url, sizeof url, port);
+    ask_at(&s, 1, p, url, &r);
+    SHARDS_UNTIL(&s, r.done || stats_of(p).conns_leased == 1);
+    assert_false(r.done);
+    const int second = accept(other, NULL, NULL);
+    shards_turn_for(&s, 5);
+    answer(second, 0);
+    SHARDS_UNTIL(&s, r.done);
+    assert_int_equal(r.fault.err, MOOR_OK);
+    shards_drain(&s, p);
+    close(first);
+    close(second);
+    close(other);
+    shards_fini(&s);
+}
+
+static void a_conn_that_becomes_idle_gives_way_to_who_waits_already(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 2, backend, NULL);
+    moor_pool *p = open_any(&s, 1);
+    char url[64];
+    static struct request a, b;
+    origin_url(url, sizeof url, s.port);
+    ask_at(&s, 0, p, url, &a);
+    shards_turn_for(&s, 5);
+    const int fd = accept(s.listener, NULL, NULL);
+    uint16_t port;
+    const int other = shards_listen(&port);
+    origin_url(url, sizeof url, port);
+    ask_at(&s, 1, p, url, &b);
+    shards_turn_for(&s, 5); /* it has found no idle conn by now */
+    answer(fd, 0);
+    SHARDS_UNTIL(&s, a.done && (b.done || stats_of(p).conns_leased == 1));
+    assert_false(b.done);
+    shards_drain(&s, p);
+    close(fd);
+    close(other);
+    shards_fini(&s);
+}
+
+static void a_failed_dial_frees_its_place_under_a_shared_cap(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 1, backend, NULL);
+    moor_pool *p = open_any(&s, 1);
+    uint16_t dead;
+    close(shards_listen(&dead));
+    char url[64];
+    static struct request refused, r;
+    origin_url(url, sizeof url, dead);
+    ask_at(&s, 0, p, url, &refused);
+    origin_url(url, sizeof url, s.port);
+    ask_at(&s, 0, p, url, &r);
+    SHARDS_UNTIL(&s, r.done || stats_of(p).conns_leased == 1);
+    assert_false(r.done);
+    assert_int_equal(refused.fault.err, MOOR_ECONNECT);
+    shards_drain(&s, p);
+    assert_int_equal(r.fault.err, MOOR_ECANCELED);
+    shards_fini(&s);
+}
+
+/* ---- an upstream that takes no new conns ---- */
+
+static void the_last_idle_conn_of_another_shard_serves_where_dials_fail(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 2, backend, NULL);
+    moor_pool *p = shards_open(&s, s.port, NULL);
+    struct taker t;
+    shards_acquire(&s, 0, p, 1000, &t);
+    SHARDS_UNTIL(&s, t.calls);
+    shards_release(&s, 0, &t);
+    const int fd = accept(s.listener, NULL, NULL);
+    close(s.listener);
+    s.listener = -1;
+    shards_acquire(&s, 1, p, 3000, &t);
+    SHARDS_UNTIL(&s, t.calls);
+    assert_int_equal(t.err, MOOR_OK);
+    assert_true(t.is_reused);
+    shards_release(&s, 1, &t);
+    shards_drain(&s, p);
+    close(fd);
+    shards_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_idle_conn_of_another_shard_gives_way_under_a_shared_cap),
+        cmocka_unit_test(a_conn_that_becomes_idle_gives_way_to_who_waits_already),
+        cmocka_unit_test(a_failed_dial_frees_its_place_under_a_shared_cap),
+        cmocka_unit_test(the_last_idle_conn_of_another_shard_serves_where_dials_fail),
         cmocka_unit_test(a_response_read_with_pauses_leaves_its_conn_idle),
     };
     int failed = 0;
