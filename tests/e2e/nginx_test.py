@@ -66,7 +66,7 @@ class Nginx(unittest.TestCase):
         cls.write("text", b"the same line over and over\n" * 4096)
         cls.write("empty", b"")
         with open(cls.root + "/users", "w", encoding="ascii") as f:
-            f.write("ahoy:{PLAIN}se:cret\n")
+            f.write("ahoy:{PLAIN}se@cret\n")
         cls.port = free_port()
         user = "user nobody nogroup;" if os.getuid() == 0 else ""
         with open(cls.root + "/nginx.conf", "w", encoding="ascii") as f:
@@ -141,7 +141,7 @@ class Nginx(unittest.TestCase):
         self.assertEqual(gzip.decompress(body), b"the same line over and over\n" * 4096)
 
     def test_userinfo_is_basic_authorization(self):
-        url = f"http://ahoy:se%3Acret@127.0.0.1:{self.port}/secret/text"
+        url = f"http://ahoy:se%40cret@127.0.0.1:{self.port}/secret/text"
         self.assertIn(b"over and over", self.run_program("get", url))
         self.assertIn(b"401", self.get("/secret/text"))
 
