@@ -364,12 +364,8 @@ static void on_signal(int number)
     raise(number);
 }
 
-/* AddressSanitizer ends the process without a signal. */
-void __asan_on_error(void);
-void __asan_on_error(void)
-{
-    say_seed();
-}
+/* Sanitizers end the process without a signal. */
+void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
 static void run_one(uint64_t seed, bool is_traced)
 {
@@ -409,6 +405,8 @@ int main(int argc, char **argv)
     const int deadly[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGALRM};
     for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
         signal(deadly[i], on_signal);
+    if (__sanitizer_set_death_callback)
+        __sanitizer_set_death_callback(say_seed);
     if (has_seed) {
         setvbuf(stdout, NULL, _IOLBF, 0); /* in step with what a debugger prints */
         run_one(seed, true);

@@ -91,7 +91,7 @@ static void on_head(void *user, const moor_http_head *h)
     c->has_head = true;
     const moor_span id = moor_http_header(h, "X-Id");
     char text[16] = "";
-    if (id.len < sizeof text)
+    if (id.len > 0 && id.len < sizeof text)
         memcpy(text, id.base, id.len);
     c->is_bogus = strtoul(text, NULL, 10) != c->id || id.len == 0;
     SIM_CHECK(w, !c->is_bogus || c->rig->http.is_tainted, "request %u got the answer to %s", c->id,
