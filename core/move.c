@@ -12,6 +12,9 @@
 /* Others' waiters go first only if they are older by this: a hop costs both shards a wake. */
 #define DONATE_LEAD_NS MR_NS_PER_MS
 
+/* Where memory was short. */
+#define RETRY_NS (10 * MR_NS_PER_MS)
+
 static void asked(struct mr_message *m);
 static void answered(struct mr_message *m);
 static void given(struct mr_message *m);
@@ -58,8 +61,9 @@ bool mr_move_ask(struct mr_berth *b, bool is_needed)
         return false;
     struct mr_move *m = mr_heap_zalloc(heap_of(b), sizeof *m);
     struct mr_conn *c = m ? mr_conn_create(b->shard, b, b->upstream->pool->protocol) : NULL;
-    if (!c) {
+    if (!c) { /* there is one to be had, and at the cap nobody will say so again */
         mr_heap_free(heap_of(b), m, sizeof *m);
+        mr_berth_retry_by(b, mr_shard_now(b->shard) + RETRY_NS);
         return false;
     }
     m->message.run = asked;
@@ -241,8 +245,11 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
         }
     }
     struct mr_move *m = to ? mr_heap_zalloc(heap_of(b), sizeof *m) : NULL;
-    if (!m)
+    if (!m) {
+        if (to)
+            mr_berth_kick(to); /* it may have the memory to ask */
         return false;
+    }
     struct mr_conn *taken = mr_berth_take_idle(b, false);
     MR_ASSERT(taken == c);
     atomic_fetch_add(&to->donated, 1);
@@ -273,8 +280,9 @@ static void spare_closed(struct mr_sock *s)
 
 static const struct mr_sock_events spare_events = {.closed = spare_closed};
 
-/* On `to`; on `from` if nobody drives `to` any more. A `to` that drains, and may have reported already
- * that nothing is left there, or has no memory sends the descriptor back: then the conn ends on `from`. */
+/* On `to`; on `from` if nobody drives `to` any more. A `to` that drains, and may have reported
+ * already that nothing is left there, or has no memory sends the descriptor back: then the conn
+ * ends on `from`. */
 static void given(struct mr_message *message)
 {
     struct mr_move *m = move_of(message);
