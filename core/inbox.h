@@ -15,7 +15,7 @@ struct mr_inbox {
     _Atomic(struct mr_message *) head; /* newest first */
 };
 
-/* Accepts messages from now on; as made by zeroing. */
+/* Accepts messages from now on; as made by zeroing. Those in it are forgotten: only for one that is closed. */
 void mr_inbox_open(struct mr_inbox *b);
 /* False: the inbox is closed, nothing was kept. Release. */
 bool mr_inbox_push(struct mr_inbox *b, struct mr_message *m);

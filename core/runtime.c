@@ -131,6 +131,7 @@ static struct moor_shard *make_shard(struct moor_runtime *r, uint32_t index, boo
     s->index = index;
     s->is_adopted = is_adopted;
     mr_list_init(&s->mine.locals);
+    mr_inbox_close(&s->shared.inbox); /* others find the slot before its thread is ready */
     atomic_store(&s->shared.state, MR_SHARD_STARTING);
     return s;
 }
@@ -387,7 +388,6 @@ static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard *
     }
     const moor_err e = open_shard(s, is_bound);
     if (e) {
-        mr_inbox_close(&s->shared.inbox); /* a new shard's is open from the beginning */
         atomic_store(&s->shared.state, MR_SHARD_VACANT);
         return e;
     }

@@ -54,7 +54,7 @@ typedef struct moor_task {
 } moor_task;
 
 /* Runs task->run on the shard, later, once; never inside the call. Never allocates.
- * EBUSY: this task is posted already. ECLOSED: the shard has left or is stopping.
+ * EBUSY: this task is posted already. ECLOSED: the shard has left, is stopping, or only starts.
  * Cost: one atomic push, and a wake (about 2 us) only if the shard sleeps. */
 MOOR_API MOOR_NODISCARD moor_err moor_post(moor_shard *s, moor_task *task) MOOR_ANY_THREAD;
 

@@ -62,6 +62,46 @@ static void callbacks_of_a_leaving_shard_cannot_turn_or_leave_it(void **state)
     shards_fini(&s);
 }
 
+/* ---- others see the slot before the shard is ready ---- */
+
+struct early {
+    moor_runtime *runtime;
+    moor_task task;
+    moor_err err;
+    unsigned runs;
+};
+
+static void count_run(void *user)
+{
+    ((struct early *)user)->runs++;
+}
+
+static moor_err post_early(void *ctx, const struct mr_io_config *c, struct mr_io **out_io)
+{
+    struct early *e = ctx;
+    char why[160];
+    if (e->runtime)
+        e->err = moor_post(moor_shard_at(e->runtime, 0), &e->task);
+    return mr_io_create(backend, c, out_io, why, sizeof why);
+}
+
+static void no_message_to_a_shard_that_starts_is_lost(void **state)
+{
+    (void)state;
+    struct early early = {.task = {.run = count_run, .user = &early}};
+    const struct mr_runtime_hooks hooks = {.io_create = post_early, .io_ctx = &early};
+    moor_runtime_options o;
+    shards_options(&o, backend);
+    assert_int_equal(mr_runtime_create(&o, &hooks, &early.runtime), MOOR_OK);
+    struct shards s = {.runtime = early.runtime, .listener = -1};
+    if (mr_runtime_add_shard(s.runtime, &s.at[0]) != MOOR_OK)
+        skip();
+    s.count = 1;
+    shards_turn_for(&s, 5);
+    assert_int_equal(early.runs, early.err == MOOR_OK);
+    shards_fini(&s);
+}
+
 struct watcher {
     moor_runtime *runtime;
     _Atomic(bool) is_over;
@@ -102,6 +142,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_drain_that_has_ended_is_reported_by_a_shard_that_leaves),
         cmocka_unit_test(callbacks_of_a_leaving_shard_cannot_turn_or_leave_it),
+        cmocka_unit_test(no_message_to_a_shard_that_starts_is_lost),
         cmocka_unit_test(statistics_are_read_while_shards_come_and_go),
         cmocka_unit_test(a_pool_with_credentials_gives_all_its_memory_back),
     };
