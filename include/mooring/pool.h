@@ -112,15 +112,19 @@ typedef struct moor_stream_handlers {
 MOOR_API MOOR_NODISCARD moor_err moor_stream_read(moor_lease lease, const moor_stream_handlers *h,
                                                   void *user) MOOR_SHARD_ONLY;
 /* Queues a piece; all pieces of a turn leave in one send. piece.sent runs once, on success and failure.
- * EBUSY: stream_queue_max pieces are unsent. ERESET: the connection is gone (piece.sent does not run). */
+ * EBUSY: stream_queue_max pieces are unsent. ERESET: the connection is gone. EINVAL: after
+ * moor_stream_finish. On an error piece.sent does not run. */
 MOOR_API MOOR_NODISCARD moor_err moor_stream_send(moor_lease lease, moor_piece piece) MOOR_SHARD_ONLY;
 /* No more will be sent: FIN after what is queued. */
 MOOR_API MOOR_NODISCARD moor_err moor_stream_finish(moor_lease lease) MOOR_SHARD_ONLY;
 
-/* Blocking twins, from any ordinary thread. Sends all (bytes are borrowed for the call). */
+/* Blocking twins, from any ordinary thread. Sends all (bytes are borrowed for the call). ETIMEDOUT: some
+ * may have left, so the connection is closed. ESTALE, ECANCELED: released or closed with its pool meanwhile. */
 MOOR_API MOOR_NODISCARD moor_err moor_stream_send_wait(moor_lease lease, moor_span bytes,
                                                        moor_ms timeout_ms) MOOR_BLOCKING;
-/* The next chunk; *out is yours to return. At the peer's FIN: MOOR_OK with an empty chunk. */
+/* The next chunk; *out is yours to return. At the peer's FIN: MOOR_OK with an empty chunk. ETIMEDOUT changes
+ * nothing, with timeout_ms 0 it means that nothing is there. EBUSY: another thread waits for a chunk of this
+ * lease. EINVAL: moor_stream_read was called on it. */
 MOOR_API MOOR_NODISCARD moor_err moor_stream_read_wait(moor_lease lease, moor_ms timeout_ms,
                                                        moor_chunk *out) MOOR_BLOCKING;
 
