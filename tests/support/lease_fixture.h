@@ -45,6 +45,18 @@ static inline void lease_on_acquired(void *user, const moor_acquired *a)
     g->safe_to_retry = a->fault.safe_to_retry;
 }
 
+static inline void lease_runtime_options(moor_runtime_options *o, const char *backend,
+                                         uint32_t threads)
+{
+    moor_runtime_options_init(o);
+    o->shards = threads;
+    o->shard_pin = false;
+    o->io_backend = backend;
+    o->recv_buffer_size = 4096;
+    o->recv_buffers = 64;
+    o->log_level = MOOR_LOG_OFF;
+}
+
 /* False: this machine has no such backend. threads: shards of the runtime's own; with_shard: the test
  * adopts one. */
 static inline bool lease_fixture_init(struct lease_fixture *f, const char *backend,
@@ -52,13 +64,7 @@ static inline bool lease_fixture_init(struct lease_fixture *f, const char *backe
 {
     memset(f, 0, sizeof *f);
     moor_runtime_options o;
-    moor_runtime_options_init(&o);
-    o.shards = threads;
-    o.shard_pin = false;
-    o.io_backend = backend;
-    o.recv_buffer_size = 4096;
-    o.recv_buffers = 64;
-    o.log_level = MOOR_LOG_OFF;
+    lease_runtime_options(&o, backend, threads);
     moor_err e = moor_runtime_create(&o, &f->runtime);
     if (!e && with_shard)
         e = moor_shard_adopt(f->runtime, &f->shard);

@@ -1,6 +1,7 @@
 /*
  * Leases: acquiring, canceling, releasing and what closing a pool does to them, on both backends.
  */
+#include "tests/support/fault.h"
 #include "tests/support/lease_fixture.h"
 
 #include <sys/wait.h>
@@ -605,6 +606,64 @@ static void a_forked_child_is_told(void **state)
     lease_fixture_fini(&f);
 }
 
+/* ---- out of memory ---- */
+
+/* A dial, a stream, a release, a reuse. Each step may fail; nothing may stay behind. */
+static void use_twice(struct lease_fixture *f)
+{
+    for (int i = 0; i < 2; i++) {
+        struct lease_got got = {0};
+        if (moor_acquire(f->pool, NULL, lease_on_acquired, &got, NULL))
+            continue;
+        TURN_UNTIL(f, got.calls);
+        if (got.err)
+            continue;
+        struct lease_stream s = {.lease = got.lease, .keeps = true};
+        unsigned queued = 0;
+        for (int j = 0; j < 3; j++)
+            queued += lease_send(&s, "0123456789") == MOOR_OK;
+        queued += lease_send(&s, "") == MOOR_OK;
+        lease_turn_for(f, 2);
+        lease_read(&s);
+        for (int turns = 0; turns < 20 && !s.ends && s.len < 30; turns++)
+            assert_int_equal(moor_shard_wait(f->shard, 1), MOOR_OK);
+        moor_release(got.lease, MOOR_REUSE);
+        TURN_UNTIL(f, s.sent == queued);
+        assert_int_equal(got.calls, 1);
+        lease_return_all(&s);
+    }
+}
+
+/* In a runtime of its own: slabs that an earlier run has filled would hide allocations. */
+static void a_life(void *arg)
+{
+    struct lease_fixture f = *(struct lease_fixture *)arg;
+    moor_runtime_options ro;
+    lease_runtime_options(&ro, backend, 0);
+    if (moor_runtime_create(&ro, &f.runtime))
+        return;
+    moor_pool_options po;
+    lease_pool_options(&po);
+    po.acquire_timeout_ms = 50;
+    if (moor_shard_adopt(f.runtime, &f.shard) == MOOR_OK) {
+        if (moor_pool_open(f.runtime, f.server->url, &po, &f.pool) == MOOR_OK)
+            use_twice(&f);
+        assert_int_equal(moor_pool_close(f.pool, 1000), MOOR_OK);
+        moor_shard_leave(f.shard);
+    }
+    assert_int_equal(moor_runtime_destroy(f.runtime, 1000), MOOR_OK);
+}
+
+static void failing_any_allocation_leaves_nothing_behind(void **state)
+{
+    (void)state;
+    struct lease_fixture f;
+    if (!lease_fixture_init(&f, backend, 0, false))
+        skip();
+    fault_every_allocation(a_life, &f);
+    lease_fixture_fini(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -635,6 +694,7 @@ int main(void)
         cmocka_unit_test(chunks_that_are_out_keep_the_pool),
         cmocka_unit_test(leaving_ends_leases_and_acquires),
         cmocka_unit_test(a_forked_child_is_told),
+        cmocka_unit_test(failing_any_allocation_leaves_nothing_behind),
     };
     backend = "io_uring";
     int failed = cmocka_run_group_tests_name("lease io_uring", tests, NULL, NULL);
