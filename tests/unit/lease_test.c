@@ -568,6 +568,22 @@ static void leaving_ends_leases_and_acquires(void **state)
     lease_fixture_fini(&f);
 }
 
+static void leaving_during_a_drain_lets_the_pool_close(void **state)
+{
+    (void)state;
+    SET_UP(f);
+    lease_fixture_open(&f, NULL);
+    const moor_lease lease = lease_acquire(&f);
+    moor_pool_drain(f.pool, 60000, NULL, NULL);
+    lease_turn_for(&f, 2);
+    moor_shard_leave(f.shard);
+    f.shard = NULL;
+    assert_int_equal(moor_pool_close(f.pool, 0), MOOR_OK);
+    f.pool = NULL;
+    moor_release(lease, MOOR_REUSE);
+    lease_fixture_fini(&f);
+}
+
 /* In the child; exits with the line that failed. */
 #define CHILD_ASSERT(x)                                                                            \
     do {                                                                                           \
@@ -693,6 +709,7 @@ int main(void)
         cmocka_unit_test(a_release_during_a_drain_ends_it),
         cmocka_unit_test(chunks_that_are_out_keep_the_pool),
         cmocka_unit_test(leaving_ends_leases_and_acquires),
+        cmocka_unit_test(leaving_during_a_drain_lets_the_pool_close),
         cmocka_unit_test(a_forked_child_is_told),
         cmocka_unit_test(failing_any_allocation_leaves_nothing_behind),
     };
