@@ -133,9 +133,10 @@ void moor_chunk_return(moor_chunk c)
         return;
     }
     n->message.run = run_return;
-    if (mr_shard_post(s, &n->message))
-        return;
-    mr_lock_lock(&s->runtime->gone_lock);
+    do {
+        if (mr_shard_post(s, &n->message))
+            return;
+    } while (!mr_shard_lock_gone(s));
     take_back(n);
     mr_lock_unlock(&s->runtime->gone_lock);
 }

@@ -456,16 +456,16 @@ static void post_drain(struct mr_pool_shard *local)
         mr_pool_unhold_end(p);
         return;
     }
-    if (mr_shard_post(local->shard, &local->drain))
-        return;
-    struct moor_runtime *r = p->runtime;
-    mr_lock_lock(&r->gone_lock);
+    do {
+        if (mr_shard_post(local->shard, &local->drain))
+            return;
+    } while (!mr_shard_lock_gone(local->shard));
     atomic_store(&local->is_drain_posted, false);
     const bool is_last = !local->is_draining;
     local->is_draining = true;
     if (is_last && is_done(local))
         report_gone(local);
-    mr_lock_unlock(&r->gone_lock);
+    mr_lock_unlock(&p->runtime->gone_lock);
     mr_pool_unhold_end(p);
 }
 

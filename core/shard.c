@@ -213,6 +213,16 @@ void mr_shard_feed_all(struct moor_shard *s, bool has_room)
         atomic_store(&s->shared.is_feed_posted, false);
 }
 
+bool mr_shard_lock_gone(struct moor_shard *s)
+{
+    mr_lock_lock(&s->runtime->gone_lock);
+    if (mr_shard_is_gone(s))
+        return true;
+    mr_lock_unlock(&s->runtime->gone_lock);
+    sched_yield();
+    return false;
+}
+
 static void note_gap(struct moor_shard *s)
 {
     const int64_t gap = s->mine.loop.now_ns - s->mine.message_last_ns;

@@ -83,6 +83,9 @@ bool mr_shard_post(struct moor_shard *s, struct mr_message *m);
 /* A cap that pools or upstreams share has room: whoever waits on that shard looks again, later. Or it wants
  * some: an idle conn there may give way. Any thread. */
 void mr_shard_feed_all(struct moor_shard *s, bool has_room);
+/* For what came too late for the inbox. True: nobody drives the shard, and nobody begins to before the
+ * runtime's gone_lock is unlocked. False: somebody does again, or is about to; post once more. */
+bool mr_shard_lock_gone(struct moor_shard *s);
 /* One turn on the owner's thread, sleeping at most timeout_ns. */
 moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget);
 /* Binds or unbinds the calling thread: what moor_shard_self returns. */
