@@ -5,6 +5,7 @@
 #ifndef MR_TESTS_SHARDS_H
 #define MR_TESTS_SHARDS_H
 
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,6 +115,21 @@ static inline void shards_turn_for(struct shards *s, int ms)
                 fail_msg("never came: %s", #condition);                                            \
         }                                                                                          \
     } while (0)
+
+static inline bool shards_readable(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) == 1;
+}
+
+/* The peer's side of a conn the shards dial, while they turn: the thread is theirs. */
+static inline int shards_accept(struct shards *s, int listener)
+{
+    SHARDS_UNTIL(s, shards_readable(listener));
+    const int fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    return fd;
+}
 
 static inline void shards_leave(struct shards *s, unsigned i)
 {

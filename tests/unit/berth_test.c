@@ -61,9 +61,10 @@ static void return_chunks(struct request *r)
         moor_chunk_return(r->held[--r->count]);
 }
 
-static void answer(int fd, size_t body)
+static void answer(struct shards *s, int fd, size_t body)
 {
     char text[128];
+    SHARDS_UNTIL(s, shards_readable(fd));
     assert_true(read(fd, text, sizeof text) > 0);
     const int n = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", body);
     assert_int_equal(write(fd, text, (size_t)n), n);
@@ -103,10 +104,10 @@ static void a_response_read_with_pauses_leaves_its_conn_idle(void **state)
     static struct request r;
     ask(&s, p, &r);
     shards_turn_for(&s, 5);
-    const int fd = accept(s.listener, NULL, NULL);
+    const int fd = shards_accept(&s, s.listener);
     const size_t size = 300000;
     shards_turn_for(&s, 5);
-    answer(fd, size);
+    answer(&s, fd, size);
     shards_turn_for(&s, 10);
     assert_true(r.bytes < size); /* it waits for the chunks */
     while (!r.done) {
@@ -120,7 +121,7 @@ static void a_response_read_with_pauses_leaves_its_conn_idle(void **state)
 
     ask(&s, p, &r);
     shards_turn_for(&s, 5);
-    answer(fd, 10);
+    answer(&s, fd, 10);
     SHARDS_UNTIL(&s, r.done);
     assert_int_equal(r.fault.err, MOOR_OK);
     assert_true(r.is_reused);
@@ -159,8 +160,8 @@ static void an_idle_conn_of_another_shard_gives_way_under_a_shared_cap(void **st
     origin_url(url, sizeof url, s.port);
     ask_at(&s, 0, p, url, &r);
     shards_turn_for(&s, 5);
-    const int first = accept(s.listener, NULL, NULL);
-    answer(first, 0);
+    const int first = shards_accept(&s, s.listener);
+    answer(&s, first, 0);
     SHARDS_UNTIL(&s, r.done);
     assert_int_equal(stats_of(p).conns_idle, 1);
 
@@ -170,9 +171,9 @@ static void an_idle_conn_of_another_shard_gives_way_under_a_shared_cap(void **st
     ask_at(&s, 1, p, url, &r);
     SHARDS_UNTIL(&s, r.done || stats_of(p).conns_leased == 1);
     assert_false(r.done);
-    const int second = accept(other, NULL, NULL);
+    const int second = shards_accept(&s, other);
     shards_turn_for(&s, 5);
-    answer(second, 0);
+    answer(&s, second, 0);
     SHARDS_UNTIL(&s, r.done);
     assert_int_equal(r.fault.err, MOOR_OK);
     shards_drain(&s, p);
@@ -193,13 +194,13 @@ static void a_conn_that_becomes_idle_gives_way_to_who_waits_already(void **state
     origin_url(url, sizeof url, s.port);
     ask_at(&s, 0, p, url, &a);
     shards_turn_for(&s, 5);
-    const int fd = accept(s.listener, NULL, NULL);
+    const int fd = shards_accept(&s, s.listener);
     uint16_t port;
     const int other = shards_listen(&port);
     origin_url(url, sizeof url, port);
     ask_at(&s, 1, p, url, &b);
     shards_turn_for(&s, 5); /* it has found no idle conn by now */
-    answer(fd, 0);
+    answer(&s, fd, 0);
     SHARDS_UNTIL(&s, a.done && (b.done || stats_of(p).conns_leased == 1));
     assert_false(b.done);
     shards_drain(&s, p);
@@ -242,7 +243,7 @@ static void the_last_idle_conn_of_another_shard_serves_where_dials_fail(void **s
     shards_acquire(&s, 0, p, 1000, &t);
     SHARDS_UNTIL(&s, t.calls);
     shards_release(&s, 0, &t);
-    const int fd = accept(s.listener, NULL, NULL);
+    const int fd = shards_accept(&s, s.listener);
     close(s.listener);
     s.listener = -1;
     shards_acquire(&s, 1, p, 3000, &t);
