@@ -20,6 +20,7 @@ static void aborted(struct mr_pool_op *op);
 static void head_sent(struct mr_out *o, int err);
 static void fire_total(struct mr_timer *t, int64_t now_ns);
 static void fire_stage(struct mr_timer *t, int64_t now_ns);
+static void let_go_of_conn(struct mr_exchange *x, bool is_reusable);
 static void run_end(struct mr_deferred *d);
 static void try_again(struct mr_exchange *x);
 
@@ -106,6 +107,7 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
         e = mr_conn_write(conn, &x->head);
     }
     if (e) {
+        let_go_of_conn(x, false); /* now: it must not give its bytes to half an exchange */
         /* Later: this may still be inside moor_http_send. */
         x->fault = (moor_fault){
             .err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
