@@ -137,6 +137,11 @@ void moor_chunk_return(moor_chunk c)
         if (mr_shard_post(s, &n->message))
             return;
     } while (!mr_shard_lock_gone(s));
+    /* If this is the last thing of its pool, that is told after the lock. */
+    struct moor_pool *p = n->local->pool;
+    const bool is_held = mr_pool_hold_end(p);
+    MR_ASSERT(is_held && "a pool with a loan out has not ended");
     take_back(n);
     mr_lock_unlock(&s->runtime->gone_lock);
+    mr_pool_unhold_end(p);
 }

@@ -104,7 +104,8 @@ moor_err mr_shard_open(struct moor_shard *s, bool is_embedded, char *why, size_t
     if (!s->has_memory)
         MR_TRY(make_memory(s));
     /* Chunks of an earlier adopter may come home meanwhile, from any thread, into the same memory: they
-     * use this lock until the inbox is open. The one section with system calls in it. */
+     * use this lock while the inbox is closed. Making and ending a loop are the only sections of it with
+     * system calls in them. */
     mr_lock_lock(&s->runtime->gone_lock);
     const moor_err e = make_loop(s, is_embedded, why, why_cap);
     if (!e)
@@ -130,6 +131,7 @@ bool mr_shard_seal(struct moor_shard *s)
 
 void mr_shard_shut(struct moor_shard *s)
 {
+    mr_lock_lock(&s->runtime->gone_lock); /* as in mr_shard_open */
     mr_loop_untimer(&s->mine.loop, &s->mine.rest);
     mr_resolver_shard_destroy(s->mine.resolver);
     s->mine.resolver = NULL;
@@ -138,6 +140,7 @@ void mr_shard_shut(struct moor_shard *s)
     while (atomic_load(&s->shared.wakers))
         sched_yield();
     mr_loop_fini(&s->mine.loop);
+    mr_lock_unlock(&s->runtime->gone_lock);
 }
 
 void mr_shard_free(struct moor_shard *s)
