@@ -101,6 +101,12 @@ static void publish_waiting(struct mr_berth *b)
 
 /* ---- lists ---- */
 
+static void sweep_by(struct mr_berth *b, int64_t at_ns)
+{
+    if (!mr_timer_is_armed(&b->sweep) || at_ns < b->sweep.at_ns)
+        mr_loop_timer(loop_of(b), &b->sweep, at_ns);
+}
+
 static void list_idle(struct mr_berth *b, struct mr_conn *c)
 {
     mr_list_remove(&c->link);
@@ -111,9 +117,12 @@ static void list_idle(struct mr_berth *b, struct mr_conn *c)
     MR_STAT_ADD(b->local, conns_idle, 1);
     atomic_fetch_add_explicit(&b->upstream->idle_total, 1, memory_order_relaxed);
     publish_idle(b);
-    if (!mr_timer_is_armed(&b->sweep) && options_of(b)->idle_timeout_ms >= 0)
-        mr_loop_timer(loop_of(b), &b->sweep,
-                      mr_deadline(c->idle_since_ns, options_of(b)->idle_timeout_ms));
+    if (c->expires_ns < b->expires_min_ns) {
+        b->expires_min_ns = c->expires_ns;
+        sweep_by(b, c->expires_ns);
+    }
+    if (!mr_timer_is_armed(&b->sweep))
+        sweep_by(b, mr_deadline(c->idle_since_ns, options_of(b)->idle_timeout_ms));
 }
 
 static void unlist_idle(struct mr_berth *b, struct mr_conn *c)
@@ -382,11 +391,6 @@ void mr_berth_ready(struct mr_conn *c)
         c->is_ready = true;
         c->is_settled = true;
         mr_attempt_succeeded(c);
-        if (c->expires_ns < b->expires_min_ns) {
-            b->expires_min_ns = c->expires_ns;
-            if (!mr_timer_is_armed(&b->sweep) || b->sweep.at_ns > c->expires_ns)
-                mr_loop_timer(loop_of(b), &b->sweep, c->expires_ns);
-        }
     }
     if (!mr_pool_takes_work(b->local) && c->used == 0) {
         mr_conn_close(c, "pool is draining");
@@ -431,6 +435,18 @@ void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
     mr_list_push_back(&b->busy, &c->link);
 }
 
+/* Idle conns are kept at the minimum by one shard, wherever they are. */
+static void kick_home(struct mr_berth *b)
+{
+    const uint32_t home = atomic_load_explicit(&b->upstream->home, memory_order_relaxed);
+    if (!options_of(b)->conns_min_idle || !home || home - 1 == b->shard->index)
+        return;
+    struct mr_berth *o =
+        atomic_load_explicit(&b->upstream->berths[home - 1], memory_order_acquire);
+    if (o)
+        mr_berth_kick(o);
+}
+
 void mr_berth_closed(struct mr_conn *c)
 {
     struct mr_berth *b = c->berth;
@@ -443,6 +459,7 @@ void mr_berth_closed(struct mr_conn *c)
     }
     mr_conn_destroy(c);
     mr_berth_kick_waiting(b->upstream);
+    kick_home(b);
     mr_berth_feed_later(b);
     mr_pool_unhold(b->local);
 }
@@ -610,15 +627,6 @@ void mr_berth_kick_waiting(struct mr_upstream *u)
 /* ---- time ---- */
 
 /* Of conns in use: their time comes when they are idle. */
-static void note_expiries(struct mr_berth *b, const struct mr_list *conns, int64_t now_ns)
-{
-    for (struct mr_list *l = conns->next; l != conns; l = l->next) {
-        const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
-        if (c->expires_ns > now_ns && c->expires_ns < b->expires_min_ns)
-            b->expires_min_ns = c->expires_ns;
-    }
-}
-
 static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_berth *b = MR_CONTAINER_OF(t, struct mr_berth, sweep);
@@ -649,8 +657,6 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
             else if (c->expires_ns < b->expires_min_ns)
                 b->expires_min_ns = c->expires_ns;
         }
-        note_expiries(b, &b->shared, now_ns);
-        note_expiries(b, &b->busy, now_ns);
     }
     if (b->expires_min_ns < next)
         next = b->expires_min_ns;

@@ -193,8 +193,6 @@ static void unpack(struct mr_move *m, struct mr_conn *c)
     c->state = m->state;
     m->top = m->bottom = NULL;
     c->is_ready = c->is_settled = true;
-    if (c->expires_ns < b->expires_min_ns)
-        b->expires_min_ns = c->expires_ns;
     MR_STAT_ADD(b->local, conns_open, 1);
     MR_STAT_ADD(b->local, conns_moved, 1);
     mr_conn_arrived(c, m->fd);

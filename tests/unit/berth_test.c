@@ -256,6 +256,60 @@ static void the_last_idle_conn_of_another_shard_serves_where_dials_fail(void **s
     shards_fini(&s);
 }
 
+/* ---- conns that have moved ---- */
+
+/* One conn, made by shard 0 and idle on shard 1. Returns the peer's end. */
+static int move_one(struct shards *s, moor_pool *p)
+{
+    struct taker t;
+    for (unsigned i = 0; i < 2; i++) {
+        shards_acquire(s, i, p, 3000, &t);
+        SHARDS_UNTIL(s, t.calls);
+        assert_int_equal(t.err, MOOR_OK);
+        shards_release(s, i, &t);
+    }
+    assert_int_equal(stats_of(p).conns_moved, 1);
+    assert_int_equal(stats_of(p).conns_open, 1);
+    return accept(s->listener, NULL, NULL);
+}
+
+static void min_idle_is_kept_where_a_moved_conn_has_closed(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 2, backend, NULL);
+    moor_pool_options o;
+    shards_pool_options(&o);
+    o.conns_min_idle = o.conns_max = 1;
+    o.steal_keep = 0;
+    moor_pool *p = shards_open(&s, s.port, &o);
+    close(move_one(&s, p));
+    SHARDS_UNTIL(&s, stats_of(p).conns_closed == 1);
+    SHARDS_UNTIL(&s, stats_of(p).conns_idle == 1);
+    assert_int_equal(stats_of(p).conns_created, 2);
+    shards_drain(&s, p);
+    shards_fini(&s);
+}
+
+static void a_moved_conn_ends_with_its_lifetime(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 2, backend, NULL);
+    moor_pool_options o;
+    shards_pool_options(&o);
+    o.conns_max = 1;
+    o.steal_keep = 0;
+    o.idle_timeout_ms = MOOR_FOREVER;
+    o.lifetime_max_ms = 100;
+    moor_pool *p = shards_open(&s, s.port, &o);
+    const int fd = move_one(&s, p);
+    SHARDS_UNTIL(&s, stats_of(p).conns_open == 0);
+    close(fd);
+    shards_drain(&s, p);
+    shards_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,6 +317,8 @@ int main(void)
         cmocka_unit_test(a_conn_that_becomes_idle_gives_way_to_who_waits_already),
         cmocka_unit_test(a_failed_dial_frees_its_place_under_a_shared_cap),
         cmocka_unit_test(the_last_idle_conn_of_another_shard_serves_where_dials_fail),
+        cmocka_unit_test(min_idle_is_kept_where_a_moved_conn_has_closed),
+        cmocka_unit_test(a_moved_conn_ends_with_its_lifetime),
         cmocka_unit_test(a_response_read_with_pauses_leaves_its_conn_idle),
     };
     int failed = 0;
