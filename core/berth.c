@@ -14,6 +14,7 @@
 #define SWEEP_GAP_NS (100 * MR_NS_PER_MS)
 
 static void run_feed(struct mr_deferred *d);
+static void note_wasted(struct mr_berth *b);
 static void run_kick(struct mr_message *m);
 static void fire_sweep(struct mr_timer *t, int64_t now_ns);
 static void fire_retry(struct mr_timer *t, int64_t now_ns);
@@ -362,6 +363,8 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
     MR_ASSERT_ON(b->shard);
     MR_ASSERT(c->used > 0);
     c->used--;
+    if (is_reusable && atomic_load_explicit(&b->upstream->wasted, memory_order_relaxed))
+        atomic_store(&b->upstream->wasted, 0);
     if (mr_conn_state(c) >= MR_CONN_CLOSING)
         return;
     const bool is_open = mr_pool_takes_work(b->local);
@@ -423,8 +426,11 @@ void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
     struct mr_berth *b = c->berth;
     if (c->is_listed_idle)
         unlist_idle(b, c);
-    if (c->is_retired)
+    if (c->is_retired) {
         MR_STAT_ADD(b->local, conns_retired, 1);
+        if (!c->uses)
+            note_wasted(b);
+    }
     if (!c->is_settled)
         mr_berth_lost(c, &(moor_fault){.err = MOOR_ECANCELED, .what = "the dial was abandoned"});
     if (was == MR_CONN_LEASED || was == MR_CONN_DRAINING)
@@ -535,13 +541,39 @@ static void feed_waiters(struct mr_berth *b)
     }
 }
 
+/* The peer ended a conn before its first use. Dialling the next at once, for nobody, would go on for as
+ * long as the peer does that: a pause first, doubled each time, then one dial at a time. */
+static void note_wasted(struct mr_berth *b)
+{
+    struct mr_upstream *u = b->upstream;
+    const moor_pool_options *o = options_of(b);
+    const uint32_t before = atomic_fetch_add(&u->wasted, 1);
+    int64_t pause = o->backoff_min_ms * MR_NS_PER_MS;
+    for (uint32_t i = 0; i < before && pause < o->backoff_max_ms * MR_NS_PER_MS; i++)
+        pause *= 2;
+    atomic_store(&u->calm_until_ns, mr_shard_now(b->shard) + pause / 2 +
+                                        (int64_t)(mr_loop_random(loop_of(b)) % (uint64_t)pause) / 2);
+}
+
+static bool may_top_up(struct mr_berth *b)
+{
+    if (!atomic_load_explicit(&b->upstream->wasted, memory_order_relaxed))
+        return true;
+    const int64_t until = atomic_load(&b->upstream->calm_until_ns);
+    if (mr_shard_now(b->shard) >= until)
+        return b->dialing == 0;
+    mr_berth_retry_by(b, until);
+    return false;
+}
+
 /* Keeps min idle conns over all shards: dials that no waiter asked for. */
 static void top_up(struct mr_berth *b)
 {
     struct mr_upstream *u = b->upstream;
     const uint32_t min = options_of(b)->conns_min_idle;
     while (atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing <
-           min + b->waiter_count) {
+               min + b->waiter_count &&
+           may_top_up(b)) {
         const int verdict = mr_attempt_begin(b);
         if (verdict == MR_GATE_GO)
             continue;

@@ -33,6 +33,8 @@ struct mr_upstream {
     _Atomic(uint32_t) home;             /* index + 1 of the shard that keeps min idle; 0 = none */
     _Atomic(uint32_t) idle_total;       /* over all shards                                      */
     _Atomic(uint32_t) waiters;          /* over all shards                                      */
+    _Atomic(uint32_t) wasted;           /* conns the peer ended unused since one was used       */
+    _Atomic(int64_t) calm_until_ns;     /* wasted > 0: no dial for min idle before              */
     _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release       */
 };
 

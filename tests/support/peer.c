@@ -69,30 +69,35 @@ static void *run_acceptor(void *arg)
     }
 }
 
-void peer_start_at(struct peer *p, peer_fn serve, void *user, int port)
+void peer_bind(struct peer *p, peer_fn serve, void *user)
 {
     memset(p, 0, sizeof *p);
     p->serve = serve;
     p->user = user;
     p->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_true(p->listener >= 0);
-    setsockopt(p->listener, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in at = {.sin_family = AF_INET};
     at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socklen_t len = sizeof at;
     assert_int_equal(bind(p->listener, (struct sockaddr *)&at, len), 0);
     assert_int_equal(getsockname(p->listener, (struct sockaddr *)&at, &len), 0);
-    assert_int_equal(listen(p->listener, 256), 0);
     p->port = ntohs(at.sin_port);
     snprintf(p->url, sizeof p->url, "http://127.0.0.1:%d", p->port);
+}
+
+void peer_listen(struct peer *p)
+{
+    assert_int_equal(listen(p->listener, 256), 0);
     assert_int_equal(pthread_create(&p->acceptor, NULL, run_acceptor, p), 0);
+    p->is_listening = true;
 }
 
 void peer_stop(struct peer *p)
 {
     atomic_store(&p->is_stopping, true);
     shutdown(p->listener, SHUT_RDWR);
-    pthread_join(p->acceptor, NULL);
+    if (p->is_listening)
+        pthread_join(p->acceptor, NULL);
     close(p->listener);
     const int n = atomic_load(&p->accepted);
     for (int i = 0; i < n; i++) {

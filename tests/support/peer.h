@@ -40,13 +40,16 @@ struct peer {
     atomic_int requests;        /* heads read on all connections           */
     atomic_int busy, busy_peak; /* between peer_head and peer_say          */
     atomic_bool is_stopping;
+    bool is_listening;
 };
 
-/* Listens on a free port of 127.0.0.1, or again on `port`. */
-void peer_start_at(struct peer *p, peer_fn serve, void *user, int port);
+/* Takes a free port of 127.0.0.1, where connects are refused until peer_listen. */
+void peer_bind(struct peer *p, peer_fn serve, void *user);
+void peer_listen(struct peer *p);
 static inline void peer_start(struct peer *p, peer_fn serve, void *user)
 {
-    peer_start_at(p, serve, user, 0);
+    peer_bind(p, serve, user);
+    peer_listen(p);
 }
 /* Closes the listener, ends every connection and joins every thread. */
 void peer_stop(struct peer *p);
