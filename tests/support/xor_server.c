@@ -263,9 +263,9 @@ static void *run_acceptor(void *arg)
         c->server = s;
         c->fd = s->fds[i] = fd;
         atomic_fetch_add(&s->open, 1);
+        atomic_fetch_add(&s->conns, 1); /* before it is served: a test looks right after */
         if (pthread_create(&s->threads[i], NULL, run_conn, c))
             abort();
-        atomic_fetch_add(&s->conns, 1);
     }
 }
 
