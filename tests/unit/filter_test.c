@@ -167,7 +167,7 @@ static void turn(struct fixture *f, int ms)
 
 #define TURN_UNTIL(f, condition)                                                                   \
     do {                                                                                           \
-        for (int64_t end_ = mr_clock_now(&mr_clock_system) + 20 * MR_NS_PER_SEC; !(condition);) {  \
+        for (int64_t end_ = mr_clock_now(&mr_clock_system) + 60 * MR_NS_PER_SEC; !(condition);) {  \
             assert_true(mr_clock_now(&mr_clock_system) < end_);                                    \
             turn(f, 5);                                                                            \
         }                                                                                          \
