@@ -122,8 +122,7 @@ static void list_idle(struct mr_berth *b, struct mr_conn *c)
         b->expires_min_ns = c->expires_ns;
         sweep_by(b, c->expires_ns);
     }
-    if (!mr_timer_is_armed(&b->sweep))
-        sweep_by(b, mr_deadline(c->idle_since_ns, options_of(b)->idle_timeout_ms));
+    sweep_by(b, mr_deadline(c->idle_since_ns, options_of(b)->idle_timeout_ms));
 }
 
 static void unlist_idle(struct mr_berth *b, struct mr_conn *c)
