@@ -239,6 +239,7 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
     claim->berth = b;
     claim->timer.fire = fire_deadline;
     claim->reason = MOOR_WAIT_CONNECTING;
+    atomic_fetch_add(&b->shard->runtime->waiters, 1);
     mr_list_push_back(claim->wants_fresh ? &b->fresh : &b->waiters, &claim->link);
     b->waiter_count++;
     MR_STAT_ADD(b->local, waiters, 1);
@@ -255,6 +256,7 @@ static void unwait(struct mr_berth *b, struct mr_claim *claim)
     claim->berth = NULL;
     b->waiter_count--;
     atomic_fetch_sub(&b->upstream->waiters, 1);
+    atomic_fetch_sub(&b->shard->runtime->waiters, 1);
     MR_STAT_ADD(b->local, waiters, -1);
 }
 
@@ -570,6 +572,9 @@ static void top_up(struct mr_berth *b)
 {
     struct mr_upstream *u = b->upstream;
     const uint32_t min = options_of(b)->conns_min_idle;
+    /* A place under a shared cap is theirs who wait: they may have closed an idle conn of ours for it. */
+    if (mr_pool_shares_caps(u->pool) && atomic_load(&u->pool->runtime->waiters))
+        return;
     while (atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing <
                min + b->waiter_count &&
            may_top_up(b)) {

@@ -226,7 +226,7 @@ void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
             struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
             if (!b->waiter_count)
                 mr_berth_give_way(b);
-            else if (has_room)
+            if (has_room)
                 mr_berth_feed_later(b);
         }
     }

@@ -46,6 +46,7 @@ struct moor_runtime {
     uint32_t thread_count;
     _Atomic(uint32_t) conns;           /* open and being dialled, over all pools              */
     _Atomic(bool) wants_room;          /* as a pool's, under conns_max_runtime                */
+    _Atomic(uint32_t) waiters;         /* over all pools                                      */
     _Atomic(uint32_t) next_shard;      /* where the next blocking call goes                   */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child                   */
     _Atomic(bool) has_backend;         /* both texts are set, for good                        */

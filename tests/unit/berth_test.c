@@ -231,6 +231,41 @@ static void a_failed_dial_frees_its_place_under_a_shared_cap(void **state)
     shards_fini(&s);
 }
 
+static void min_idle_of_one_pool_does_not_starve_another(void **state)
+{
+    (void)state;
+    struct shards s;
+    moor_runtime_options ro;
+    shards_options(&ro, backend);
+    ro.conns_max_runtime = 1;
+    shards_init(&s, 1, backend, &ro);
+    moor_pool_options o;
+    shards_pool_options(&o);
+    o.conns_min_idle = 1;
+    moor_pool *warm = shards_open(&s, s.port, &o);
+    struct taker t;
+    shards_acquire(&s, 0, warm, 1000, &t);
+    SHARDS_UNTIL(&s, t.calls);
+    shards_release(&s, 0, &t);
+    assert_int_equal(stats_of(warm).conns_idle, 1);
+
+    uint16_t port;
+    const int other = shards_listen(&port);
+    moor_pool *cold = shards_open(&s, port, NULL);
+    shards_acquire(&s, 0, cold, 3000, &t);
+    SHARDS_UNTIL(&s, t.calls);
+    assert_int_equal(t.err, MOOR_OK);
+    assert_int_equal(stats_of(warm).conns_created, 1); /* none came and went meanwhile */
+    mr_shard_enter(s.at[0]);
+    moor_release(t.lease, MOOR_DISCARD);
+    mr_shard_enter(NULL);
+    SHARDS_UNTIL(&s, stats_of(warm).conns_idle == 1);
+    shards_drain(&s, warm);
+    shards_drain(&s, cold);
+    close(other);
+    shards_fini(&s);
+}
+
 /* ---- an upstream that takes no new conns ---- */
 
 static void the_last_idle_conn_of_another_shard_serves_where_dials_fail(void **state)
@@ -316,6 +351,7 @@ int main(void)
         cmocka_unit_test(an_idle_conn_of_another_shard_gives_way_under_a_shared_cap),
         cmocka_unit_test(a_conn_that_becomes_idle_gives_way_to_who_waits_already),
         cmocka_unit_test(a_failed_dial_frees_its_place_under_a_shared_cap),
+        cmocka_unit_test(min_idle_of_one_pool_does_not_starve_another),
         cmocka_unit_test(the_last_idle_conn_of_another_shard_serves_where_dials_fail),
         cmocka_unit_test(min_idle_is_kept_where_a_moved_conn_has_closed),
         cmocka_unit_test(a_moved_conn_ends_with_its_lifetime),
