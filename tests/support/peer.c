@@ -176,9 +176,7 @@ void peer_reset(struct peer_conn *c)
     const struct linger now = {.l_onoff = 1};
     setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
     /* run_conn's shutdown would send a FIN first: close here and leave it a harmless descriptor. */
-    const int other = dup(STDERR_FILENO);
-    dup2(other, c->fd);
-    close(other);
+    dup2(STDERR_FILENO, c->fd);
 }
 
 size_t peer_linger(struct peer_conn *c)
