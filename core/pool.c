@@ -176,14 +176,24 @@ struct mr_pool_shard *mr_pool_local(struct moor_pool *p, struct moor_shard *s)
 
 /* ---- gates ---- */
 
+/* By compare and swap: a refusal must not be seen, for a moment, as a place that is taken; who is refused for
+ * it would not be woken. */
+static bool take_place(struct moor_runtime *r)
+{
+    const uint32_t max = r->options.conns_max_runtime;
+    uint32_t n = atomic_load(&r->conns);
+    do {
+        if (max && n >= max)
+            return false;
+    } while (!atomic_compare_exchange_weak(&r->conns, &n, n + 1));
+    return true;
+}
+
 enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns)
 {
     struct moor_runtime *r = u->pool->runtime;
-    const uint32_t max = r->options.conns_max_runtime;
-    if (atomic_fetch_add(&r->conns, 1) >= max && max) {
-        atomic_fetch_sub(&r->conns, 1);
+    if (!take_place(r))
         return MR_GATE_SHARED_CAP;
-    }
     mr_lock_lock(&u->pool->lock);
     const uint32_t pool_max = u->pool->options.conns_max_pool;
     const bool is_full = pool_max && u->pool->conns >= pool_max;
