@@ -326,8 +326,8 @@ static void head_sent(struct mr_out *o, int err)
 
 void mr_exchange_sent(struct mr_exchange *x)
 {
-    if (x->first_byte_limit != MR_NEVER && !x->has_head)
-        mr_loop_timer(loop_of(x), &x->stage, mr_shard_now(x->shard) + x->first_byte_limit);
+    if (!x->has_head)
+        mr_loop_timer(loop_of(x), &x->stage, mr_deadline(mr_shard_now(x->shard), x->first_byte_ms));
 }
 
 void mr_exchange_out_gone(struct mr_exchange *x)

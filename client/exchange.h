@@ -69,7 +69,8 @@ struct mr_exchange {
     int64_t first_byte_ns;               /* 0 = none yet                                      */
 
     int64_t asked_ns, granted_ns;
-    int64_t total_ns, first_byte_limit;  /* deadline; ns after sending, MR_NEVER              */
+    int64_t total_ns;                    /* deadline, MR_NEVER                                */
+    moor_ms first_byte_ms;               /* after sending, MOOR_FOREVER                       */
     uint64_t sent_before;                /* conn->bytes_out when granted                      */
     moor_fault fault;
     moor_why why;

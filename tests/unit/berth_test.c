@@ -132,6 +132,34 @@ static void a_response_read_with_pauses_leaves_its_conn_idle(void **state)
     shards_fini(&s);
 }
 
+static void a_first_byte_timeout_of_ages_is_no_timeout(void **state)
+{
+    (void)state;
+    struct shards s;
+    shards_init(&s, 1, backend, NULL);
+    moor_pool_options o;
+    shards_pool_options(&o);
+    moor_pool *p = open_http(&s, &o);
+    static struct request r;
+    memset(&r, 0, sizeof r);
+    moor_http_request q;
+    moor_http_request_init(&q);
+    q.url = "/";
+    q.first_byte_timeout_ms = INT64_MAX / MR_NS_PER_MS;
+    mr_shard_enter(s.at[0]);
+    assert_int_equal(moor_http_send(p, &q, &handlers, &r, NULL), MOOR_OK);
+    mr_shard_enter(NULL);
+    shards_turn_for(&s, 10);
+    assert_false(r.done);
+    const int fd = shards_accept(&s, s.listener);
+    answer(&s, fd, 0);
+    SHARDS_UNTIL(&s, r.done);
+    assert_int_equal(r.fault.err, MOOR_OK);
+    shards_drain(&s, p);
+    close(fd);
+    shards_fini(&s);
+}
+
 /* ---- caps that upstreams share ---- */
 
 static moor_pool *open_any(struct shards *s, uint32_t conns_max_pool)
@@ -355,6 +383,7 @@ int main(void)
         cmocka_unit_test(the_last_idle_conn_of_another_shard_serves_where_dials_fail),
         cmocka_unit_test(min_idle_is_kept_where_a_moved_conn_has_closed),
         cmocka_unit_test(a_moved_conn_ends_with_its_lifetime),
+        cmocka_unit_test(a_first_byte_timeout_of_ages_is_no_timeout),
         cmocka_unit_test(a_response_read_with_pauses_leaves_its_conn_idle),
     };
     int failed = 0;
