@@ -1,0 +1,155 @@
+/*
+ * Gates of upstreams and the caps they share: who may dial, who hears of room, and why not.
+ * Any thread, gates under the pool's lock; mr_pool_feed_shard on its shard. Must not touch a berth while
+ * it holds the lock.
+ */
+#include "core/pool.h"
+
+#include <string.h>
+
+/* By compare and swap: a refusal must not be seen, for a moment, as a place that is taken; who is refused for
+ * it would not be woken. */
+static bool take_place(struct moor_runtime *r)
+{
+    const uint32_t max = r->options.conns_max_runtime;
+    uint32_t n = atomic_load(&r->conns);
+    do {
+        if (max && n >= max)
+            return false;
+    } while (!atomic_compare_exchange_weak(&r->conns, &n, n + 1));
+    return true;
+}
+
+enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns)
+{
+    struct moor_runtime *r = u->pool->runtime;
+    if (!take_place(r))
+        return MR_GATE_SHARED_CAP;
+    mr_lock_lock(&u->pool->lock);
+    const uint32_t pool_max = u->pool->options.conns_max_pool;
+    const bool is_full = pool_max && u->pool->conns >= pool_max;
+    const enum mr_gate_verdict v = is_full ? MR_GATE_SHARED_CAP : mr_gate_enter(&u->gate, now_ns);
+    if (v == MR_GATE_GO)
+        u->pool->conns++;
+    mr_lock_unlock(&u->pool->lock);
+    if (v != MR_GATE_GO)
+        atomic_fetch_sub(&r->conns, 1);
+    return v;
+}
+
+bool mr_pool_gate_dialed(struct mr_upstream *u)
+{
+    mr_lock_lock(&u->pool->lock);
+    const bool had_failed = u->gate.failures > 0;
+    mr_gate_dialed(&u->gate);
+    mr_lock_unlock(&u->pool->lock);
+    return had_failed;
+}
+
+/* A cap shared by upstreams or pools has room or wants some: whoever waits, or has an idle conn, may be of
+ * any, on any shard. */
+static void tell_sharers(struct mr_upstream *u, bool has_room)
+{
+    struct moor_runtime *r = u->pool->runtime;
+    const uint32_t count = atomic_load_explicit(&r->shard_count, memory_order_acquire);
+    for (uint32_t i = 0; mr_pool_shares_caps(u->pool) && i < count; i++) {
+        struct moor_shard *s = atomic_load_explicit(&r->shards[i], memory_order_acquire);
+        if (s)
+            mr_shard_feed_all(s, has_room);
+    }
+}
+
+void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
+{
+    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
+        struct mr_list *berths = &MR_CONTAINER_OF(l, struct mr_pool_shard, link)->berths;
+        for (struct mr_list *at = berths->next; at != berths; at = at->next) {
+            struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
+            if (!b->waiter_count)
+                mr_berth_give_way(b);
+            if (has_room)
+                mr_berth_feed_later(b);
+        }
+    }
+}
+
+bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
+                         int64_t now_ns, uint64_t random)
+{
+    mr_lock_lock(&u->pool->lock);
+    const bool is_first = u->gate.failures == 0;
+    mr_gate_failed(&u->gate, fault, is_ours, now_ns, random);
+    u->pool->conns--;
+    mr_lock_unlock(&u->pool->lock);
+    atomic_fetch_sub(&u->pool->runtime->conns, 1);
+    tell_sharers(u, true);
+    return is_first && !is_ours;
+}
+
+void mr_pool_conn_left(struct mr_upstream *u)
+{
+    mr_lock_lock(&u->pool->lock);
+    mr_gate_left(&u->gate);
+    u->pool->conns--;
+    mr_lock_unlock(&u->pool->lock);
+    atomic_fetch_sub(&u->pool->runtime->conns, 1);
+    tell_sharers(u, true);
+}
+
+void mr_pool_make_room(struct mr_upstream *u)
+{
+    struct moor_pool *p = u->pool;
+    mr_lock_lock(&p->lock);
+    const bool is_of_pool = p->options.conns_max_pool && p->conns >= p->options.conns_max_pool;
+    mr_lock_unlock(&p->lock);
+    /* Already wanted: every shard was told, and what becomes idle looks for itself. */
+    if (!atomic_exchange(is_of_pool ? &p->wants_room : &p->runtime->wants_room, true))
+        tell_sharers(u, false);
+}
+
+bool mr_pool_gives_way(struct mr_upstream *u)
+{
+    struct moor_pool *p = u->pool;
+    return mr_pool_shares_caps(p) &&
+           ((atomic_load(&p->wants_room) && atomic_exchange(&p->wants_room, false)) ||
+            (atomic_load(&p->runtime->wants_room) &&
+             atomic_exchange(&p->runtime->wants_room, false)));
+}
+
+bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at)
+{
+    mr_lock_lock(&u->pool->lock);
+    const bool is_down = u->gate.conns == 0;
+    *out_last = u->gate.last;
+    *out_retry_at = u->gate.retry_at_ns;
+    mr_lock_unlock(&u->pool->lock);
+    return is_down;
+}
+
+void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault)
+{
+    mr_log(&u->pool->runtime->log, MOOR_LOG_WARN, "pool.dial_failed", "pool %s: connect to %s:%u: %s: %s%s%s",
+           u->pool->name, u->host ? u->host : u->path, u->port, moor_err_name(fault->err),
+           fault->what, fault->os_errno ? ": " : "",
+           fault->os_errno ? strerrordesc_np(fault->os_errno) : "");
+}
+
+void mr_pool_why(struct mr_upstream *u, moor_why *out)
+{
+    struct moor_pool *p = u->pool;
+    mr_lock_lock(&p->lock);
+    const struct mr_gate g = u->gate;
+    mr_lock_unlock(&p->lock);
+    out->conns_open = g.conns - g.dials;
+    out->dials = g.dials;
+    out->conns_idle = atomic_load_explicit(&u->idle_total, memory_order_relaxed);
+    out->conns_leased = out->conns_open > out->conns_idle ? out->conns_open - out->conns_idle : 0;
+    out->connect_err = g.last.err;
+    out->connect_errno = g.last.os_errno;
+    out->connect_what = g.last.what ? g.last.what : "";
+    for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
+        struct mr_berth *b = atomic_load_explicit(&u->berths[i], memory_order_acquire);
+        if (b)
+            out->waiters += atomic_load_explicit(&b->waiters_seen, memory_order_relaxed);
+    }
+}
