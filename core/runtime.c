@@ -1,6 +1,6 @@
 /*
  * The runtime: makes shards and their threads, hands out shards to work from, ends everything.
- * Any thread; lists and shard slots under the runtime's lock.
+ * Any thread; lists and shard slots under the runtime's lock. Turns only the shards of its threads.
  */
 #include "core/runtime.h"
 
@@ -12,7 +12,6 @@
 
 #include <signal.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -122,7 +121,7 @@ moor_err moor_runtime_create(const moor_runtime_options *options, moor_runtime *
 
 /* ---- shards and their threads ---- */
 
-static struct moor_shard *make_shard(struct moor_runtime *r, uint32_t index, bool is_adopted)
+struct moor_shard *mr_runtime_make_shard(struct moor_runtime *r, uint32_t index, bool is_adopted)
 {
     struct moor_shard *s = mr_heap_zalloc(&r->heap, sizeof *s);
     if (!s)
@@ -151,7 +150,7 @@ static void note_backend(struct moor_runtime *r, struct moor_shard *s, const cha
                r->backend, why);
 }
 
-static moor_err open_shard(struct moor_shard *s, bool is_embedded)
+moor_err mr_runtime_open_shard(struct moor_shard *s, bool is_embedded)
 {
     char why[160] = "";
     const moor_err e = mr_shard_open(s, is_embedded, why, sizeof why);
@@ -193,7 +192,7 @@ static void *run_shard(void *arg)
     if (r->options.shard_pin)
         pin(s->index);
     mr_shard_enter(s);
-    const moor_err e = open_shard(s, false);
+    const moor_err e = mr_runtime_open_shard(s, false);
     if (e) {
         announce(r, s->index, WORD_FAILED + (uint32_t)e);
         return NULL;
@@ -211,7 +210,7 @@ static void *run_shard(void *arg)
 
 static moor_err start_thread(struct moor_runtime *r, uint32_t i)
 {
-    struct moor_shard *s = make_shard(r, i, false);
+    struct moor_shard *s = mr_runtime_make_shard(r, i, false);
     MR_FAIL_IF(!s, MOOR_ENOMEM);
     s->spin_ns = r->options.spin_us * MR_NS_PER_US;
     atomic_store(&r->shards[i], s);
@@ -351,139 +350,6 @@ moor_err moor_runtime_destroy(moor_runtime *r, moor_ms timeout_ms)
     stop_threads(r);
     free_runtime(r);
     return MOOR_OK;
-}
-
-/* ---- adopted shards ---- */
-
-static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard **out_shard)
-{
-    struct moor_shard *s = NULL;
-    mr_lock_lock(&r->lock);
-    const uint32_t count = atomic_load(&r->shard_count);
-    for (uint32_t i = 0; i < count && !s; i++) {
-        struct moor_shard *old = atomic_load(&r->shards[i]);
-        if (old->is_adopted && atomic_load(&old->shared.state) == MR_SHARD_VACANT)
-            s = old;
-    }
-    if (s)
-        atomic_store(&s->shared.state, MR_SHARD_STARTING);
-    const uint32_t index = s ? s->index : count;
-    mr_lock_unlock(&r->lock);
-    MR_FAIL_IF(index >= MR_SHARDS_MAX, MOOR_EBUSY);
-    if (!s) {
-        s = make_shard(r, index, true);
-        MR_FAIL_IF(!s, MOOR_ENOMEM);
-        mr_lock_lock(&r->lock);
-        const uint32_t at = atomic_load(&r->shard_count);
-        if (at < MR_SHARDS_MAX) {
-            s->index = at;
-            atomic_store(&r->shards[at], s);
-            atomic_store(&r->shard_count, at + 1);
-        }
-        mr_lock_unlock(&r->lock);
-        if (at >= MR_SHARDS_MAX) {
-            mr_shard_free(s);
-            return MOOR_EBUSY;
-        }
-    }
-    const moor_err e = open_shard(s, is_bound);
-    if (e) {
-        atomic_store(&s->shared.state, MR_SHARD_VACANT);
-        return e;
-    }
-    *out_shard = s;
-    return MOOR_OK;
-}
-
-moor_err mr_runtime_add_shard(struct moor_runtime *r, struct moor_shard **out_shard)
-{
-    return adopt(r, false, out_shard);
-}
-
-moor_err moor_shard_adopt(moor_runtime *r, moor_shard **out_shard)
-{
-    MR_FAIL_IF(!r || !out_shard, MOOR_EINVAL);
-    MR_FAIL_IF(mr_runtime_is_forked(r), MOOR_EFORKED);
-    MR_FAIL_IF(moor_shard_self(), MOOR_EBUSY);
-    MR_TRY(adopt(r, true, out_shard));
-    mr_shard_enter(*out_shard);
-    return MOOR_OK;
-}
-
-int moor_shard_fd(const moor_shard *s)
-{
-    return s && moor_shard_self() == s ? mr_io_fd(s->mine.loop.io) : -1;
-}
-
-moor_ms moor_shard_timeout(moor_shard *s)
-{
-    if (!s || moor_shard_self() != s)
-        return 0;
-    /* The caller is about to sleep in its own loop: from here a poster makes the descriptor
-     * readable. */
-    atomic_store(&s->shared.is_sleeping, true);
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!mr_inbox_is_empty(&s->shared.inbox))
-        return 0;
-    /* Wheel times are of the last turn's clock; the caller may have been away since. */
-    const int64_t away = mr_clock_now(s->mine.loop.clock) - s->mine.loop.now_ns;
-    const int64_t ns = mr_loop_timeout(&s->mine.loop);
-    if (ns == MR_NEVER)
-        return MOOR_FOREVER;
-    return ns > away ? (ns - away + MR_NS_PER_MS - 1) / MR_NS_PER_MS : 0;
-}
-
-static moor_err turn_adopted(moor_shard *s, int64_t timeout_ns, unsigned budget)
-{
-    MR_FAIL_IF(!s, MOOR_EINVAL);
-    MR_FAIL_IF(mr_runtime_is_forked(s->runtime), MOOR_EFORKED);
-    MR_FAIL_IF(moor_shard_self() != s || s->mine.is_turning, MOOR_EWRONGTHREAD);
-    s->mine.loop.now_ns = mr_clock_now(s->mine.loop.clock);
-    return mr_shard_turn(s, timeout_ns, budget);
-}
-
-moor_err moor_shard_step(moor_shard *s, unsigned budget)
-{
-    return turn_adopted(s, 0, budget);
-}
-
-moor_err moor_shard_wait(moor_shard *s, moor_ms timeout_ms)
-{
-    return turn_adopted(s, timeout_ms < 0 ? MR_NEVER : timeout_ms * MR_NS_PER_MS, 0);
-}
-
-/* Conns close and operations end; only loans may remain. */
-static bool is_quiet(struct moor_shard *s)
-{
-    for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next)
-        if (!mr_pool_is_quiet(MR_CONTAINER_OF(l, struct mr_pool_shard, link)))
-            return false;
-    return mr_inbox_is_empty(&s->shared.inbox);
-}
-
-void mr_shard_leave(struct moor_shard *s)
-{
-    atomic_store_explicit(&s->shared.state, MR_SHARD_STOPPING, memory_order_release);
-    /* Callbacks run in here: as inside a turn they may neither block nor leave. */
-    s->mine.is_turning = true;
-    for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
-        next = l->next;
-        mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));
-    }
-    s->mine.is_turning = false;
-    while (!is_quiet(s) || !mr_shard_seal(s))
-        if (mr_shard_turn(s, MR_NS_PER_MS, 0))
-            break;
-    mr_shard_shut(s);
-    atomic_store_explicit(&s->shared.state, MR_SHARD_VACANT, memory_order_release);
-}
-
-void moor_shard_leave(moor_shard *s)
-{
-    if (!s || mr_runtime_is_forked(s->runtime) || moor_shard_self() != s || s->mine.is_turning)
-        return;
-    mr_shard_leave(s);
-    mr_shard_enter(NULL);
 }
 
 /* ---- looking ---- */

@@ -67,6 +67,11 @@ struct moor_shard *mr_runtime_pick(struct moor_runtime *r);
 MOOR_NODISCARD moor_err mr_runtime_create(const moor_runtime_options *o,
                                           const struct mr_runtime_hooks *hooks,
                                           struct moor_runtime **out_runtime);
+/* A shard meant for slot `index`, of no use before it is opened. NULL: out of memory. */
+struct moor_shard *mr_runtime_make_shard(struct moor_runtime *r, uint32_t index, bool is_adopted);
+/* On the thread that will drive it: gives it a backend, and notes which. is_embedded as in
+ * mr_io_config. */
+MOOR_NODISCARD moor_err mr_runtime_open_shard(struct moor_shard *s, bool is_embedded);
 /* A shard of the calling thread, which drives it through mr_shard_turn; unlike an adopted one it does not
  * bind the thread, so that one thread can drive several. Tests. */
 MOOR_NODISCARD moor_err mr_runtime_add_shard(struct moor_runtime *r, struct moor_shard **out_shard);
