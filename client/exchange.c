@@ -326,7 +326,7 @@ static void head_sent(struct mr_out *o, int err)
 
 void mr_exchange_sent(struct mr_exchange *x)
 {
-    if (!x->has_head)
+    if (!x->has_head && is_all_sent(x))
         mr_loop_timer(loop_of(x), &x->stage, mr_deadline(mr_shard_now(x->shard), x->first_byte_ms));
 }
 
@@ -339,7 +339,7 @@ void mr_exchange_out_gone(struct mr_exchange *x)
             mr_loop_defer(loop_of(x), &x->end);
         else
             mr_body_room(x);
-        if (!x->is_replaying && is_all_sent(x))
+        if (!x->is_replaying)
             mr_exchange_sent(x);
     }
     free_if_over(x);

@@ -112,6 +112,7 @@ static size_t h1_input(struct mr_conn *c, const struct mr_in *in)
             tell_head(x);
             if (x->reply->head.status == 100)
                 mr_exchange_continue(x);
+            mr_exchange_sent(x); /* the response itself is still due */
             break;
         case MR_H1_HEAD:
             head_came(x);

@@ -43,8 +43,8 @@ typedef struct moor_http_request {
     moor_ms timeout_ms;         /* the whole request; MOOR_FOREVER by default               */
     moor_ms connect_timeout_ms; /* waiting for a connection; the pool's acquire timeout by
                                    default (MOOR_TIMEOUT_OF_POOL)                           */
-    moor_ms first_byte_timeout_ms; /* from sending to the response's first byte; the pool's
-                                      first_byte_timeout_ms by default                      */
+    moor_ms first_byte_timeout_ms; /* from the request's end, or the last 1xx, to the response's
+                                      first byte; the pool's first_byte_timeout_ms by default */
 } moor_http_request;
 MOOR_API void moor_http_request_init_sized(moor_http_request *r, size_t size) MOOR_ANY_THREAD;
 #define moor_http_request_init(r) moor_http_request_init_sized((r), sizeof *(r))

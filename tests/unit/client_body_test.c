@@ -504,6 +504,30 @@ static void test_silence_after_continue_is_a_timeout(void **state)
     peer_stop(&peer);
 }
 
+static void hint_then_nothing(struct peer_conn *c)
+{
+    if (peer_head(c) && peer_say(c, "HTTP/1.1 103 Early Hints\r\n\r\n"))
+        peer_linger(c);
+}
+
+static void test_silence_after_an_interim_response_is_a_timeout(void **state)
+{
+    (void)state;
+    struct peer peer;
+    peer_start(&peer, hint_then_nothing, NULL);
+    moor_pool *p = NULL;
+    assert_err(moor_pool_open(f.runtime, peer.url, NULL, &p), MOOR_OK);
+    struct call c;
+    call_init(&c, p, "/");
+    c.request.first_byte_timeout_ms = 100;
+    c.request.timeout_ms = 5000;
+    call_expect(&f, &c, MOOR_ETIMEDOUT);
+    assert_string_equal(c.done.fault.what, "wait for the response's first byte");
+    call_fini(&c);
+    assert_err(moor_pool_close(p, 5000), MOOR_OK);
+    peer_stop(&peer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -524,6 +548,7 @@ int main(void)
         T(expect_and_a_final_answer),
         T(expect_and_silence),
         T(the_first_byte_after_continue_ends_its_timeout),
+        T(silence_after_an_interim_response_is_a_timeout),
         T(a_slow_upload_is_not_a_slow_answer),
         T(silence_after_an_upload_is_a_timeout),
         T(silence_after_continue_is_a_timeout),
