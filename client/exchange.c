@@ -276,7 +276,10 @@ static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, boo
         return false;
     if (!had_sent)
         return true;
-    return x->is_reused && x->is_idempotent && mr_h1_reply_is_untouched(x->reply);
+    /* A server that goes away ends the conns it has just taken, too: the new conn of a replay may be
+     * one of them. A first try on a new conn is the server's answer to this request, such as it is. */
+    return (x->is_reused || x->replays > 0) && x->is_idempotent &&
+           mr_h1_reply_is_untouched(x->reply);
 }
 
 void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone)

@@ -385,6 +385,34 @@ static void test_a_reset_on_a_fresh_connection(void **state)
     call_fini(&c);
 }
 
+/* ---- a server that goes away ends the conn of the replay, too ---- */
+
+static void end_what_was_taken_before_leaving(struct peer_conn *c)
+{
+    while (peer_head(c)) {
+        if (c->nth == 1 || (c->nth == 0 && c->requests > 1))
+            return;
+        if (!peer_say(c, PEER_OK))
+            return;
+    }
+}
+
+static void test_a_replay_on_a_conn_that_dies_is_replayed(void **state)
+{
+    (void)state;
+    struct peer peer;
+    peer_start(&peer, end_what_was_taken_before_leaving, NULL);
+    moor_pool *p = open_pool(peer.url, NULL);
+    get_ok(p);
+    struct call c;
+    call_init(&c, p, "/");
+    call_expect(&f, &c, MOOR_OK);
+    assert_int_equal(c.done.replays, 2);
+    call_fini(&c);
+    assert_err(moor_pool_close(p, 1000), MOOR_OK);
+    peer_stop(&peer);
+}
+
 /* ---- a replay that fails remembers the first attempt ---- */
 
 static void answer_once_then_go(struct peer_conn *c)
@@ -435,6 +463,7 @@ int main(void)
         T(a_replay_keeps_its_body),
         T(a_replay_prefers_a_fresh_connection),
         T(a_replay_at_the_cap),
+        T(a_replay_on_a_conn_that_dies_is_replayed),
         T(a_replay_behind_another_waiter),
         T(a_peer_without_keep_alive_that_does_not_say_so),
         T(replays_can_be_forbidden),
