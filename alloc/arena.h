@@ -20,8 +20,8 @@ struct mr_arena_cache {
 struct mr_arena {
     struct mr_arena_cache *cache;
     struct mr_arena_block *blocks; /* newest first */
-    size_t used;                   /* bytes of the blocks, for limits              */
-    size_t limit;                  /* bytes; reached = NULL, never an abort        */
+    size_t used;                   /* bytes of the blocks, for limits */
+    size_t limit;                  /* bytes; reached = NULL, never an abort */
 };
 
 void mr_arena_cache_init(struct mr_arena_cache *c, struct mr_heap *heap, unsigned count_max);

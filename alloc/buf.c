@@ -24,10 +24,8 @@ moor_err mr_buf_pool_init(struct mr_buf_pool *p, struct mr_heap *heap, uint32_t 
 {
     MR_ASSERT(buf_size >= SIZE_MIN && buf_size <= SIZE_LIMIT && (buf_size & (buf_size - 1)) == 0);
     MR_ASSERT(count_max >= 4 && count_max <= UINT16_MAX && reserve < count_max);
-    *p = (struct mr_buf_pool){.heap = heap,
-                              .buf_size = buf_size,
-                              .count_max = count_max,
-                              .reserve = reserve};
+    *p = (struct mr_buf_pool){
+        .heap = heap, .buf_size = buf_size, .count_max = count_max, .reserve = reserve};
     p->all = mr_heap_alloc(heap, count_max * sizeof *p->all);
     return p->all ? MOOR_OK : MOOR_ENOMEM;
 }
@@ -121,8 +119,7 @@ static struct mr_buf *make(struct mr_buf_pool *p)
     if (!data)
         return NULL;
     struct mr_buf *b = &p->all[p->count];
-    *b = (struct mr_buf){
-        .data = data, .pool = p, .cap = p->buf_size, .id = (uint16_t)p->count};
+    *b = (struct mr_buf){.data = data, .pool = p, .cap = p->buf_size, .id = (uint16_t)p->count};
     p->count++;
     return b;
 }

@@ -13,27 +13,27 @@
 struct mr_buf_pool;
 
 struct mr_buf {
-    uint8_t *data;            /* cap bytes, on a page if at least as large, else on a line */
+    uint8_t *data; /* cap bytes, on a page if at least as large, else on a line */
     struct mr_buf_pool *pool;
-    struct mr_buf *next;      /* spare list                                                */
+    struct mr_buf *next; /* spare list */
     uint32_t cap;
-    uint32_t refs;            /* 0 = spare or posted                                       */
-    uint16_t id;              /* index into pool->all, the kernel's buffer id              */
-    bool is_posted;           /* in the ring: the kernel may write to it                   */
-    bool is_loose;            /* a heap block of its own, see mr_buf_make_loose            */
+    uint32_t refs;  /* 0 = spare or posted */
+    uint16_t id;    /* index into pool->all, the kernel's buffer id */
+    bool is_posted; /* in the ring: the kernel may write to it */
+    bool is_loose;  /* a heap block of its own, see mr_buf_make_loose */
 };
 
 struct mr_buf_pool {
     struct mr_heap *heap;
-    struct mr_buf *all;       /* count_max headers                                         */
-    struct mr_buf *spare;     /* LIFO                                                      */
+    struct mr_buf *all;   /* count_max headers */
+    struct mr_buf *spare; /* LIFO */
     uint32_t buf_size;
-    uint32_t count_max;       /* at most this many exist                                   */
-    uint32_t count;           /* made so far: grown on demand                              */
+    uint32_t count_max; /* at most this many exist */
+    uint32_t count;     /* made so far: grown on demand */
     uint32_t spare_count;
-    uint32_t held;            /* refs > 0: with a conn, a filter or lent                   */
-    uint32_t reserve;         /* of count_max, never lent (see mr_buf_pool_is_low)         */
-    uint64_t starved;         /* times take found nothing                                  */
+    uint32_t held;    /* refs > 0: with a conn, a filter or lent */
+    uint32_t reserve; /* of count_max, never lent (see mr_buf_pool_is_low) */
+    uint64_t starved; /* times take found nothing */
 };
 
 /* buf_size: 512..1 MiB, a power of two. count_max: 4..65535. ENOMEM, nothing kept. */

@@ -13,12 +13,12 @@
 #include <stddef.h>
 
 struct mr_heap {
-    unsigned arena;              /* jemalloc's index                                          */
-    unsigned cache;              /* jemalloc's index of our explicit cache; none when shared  */
-    int flags;                   /* for mallocx/sdallocx                                      */
-    bool is_shared;              /* any thread may allocate and free                          */
-    size_t limit;                /* bytes; SIZE_MAX = none                                    */
-    _Atomic(size_t) used;        /* bytes handed out; one writer unless shared                */
+    unsigned arena;       /* jemalloc's index */
+    unsigned cache;       /* jemalloc's index of our explicit cache; none when shared */
+    int flags;            /* for mallocx/sdallocx */
+    bool is_shared;       /* any thread may allocate and free */
+    size_t limit;         /* bytes; SIZE_MAX = none */
+    _Atomic(size_t) used; /* bytes handed out; one writer unless shared */
     _Atomic(size_t) peak;
 };
 

@@ -16,8 +16,8 @@ struct moor_shard;
 /* First member of every object a public handle can point to. Survives the object: mr_slab_give
  * leaves it alone (and unpoisoned), and mr_slab_take zeroes everything but it. */
 struct moor_slot_ {
-    _Atomic(uint64_t) generation; /* odd while in use by a handle, even while free             */
-    struct moor_shard *shard;     /* owner; set once, when the slot is first taken             */
+    _Atomic(uint64_t) generation; /* odd while in use by a handle, even while free */
+    struct moor_shard *shard;     /* owner; set once, when the slot is first taken */
     /* Requests of other threads, see core/op.h. They live here, not in the object, because they
      * may be on their way when the object ends. */
     void (*asked)(struct moor_slot_ *slot, unsigned what);
@@ -37,10 +37,10 @@ struct mr_slab {
     struct mr_heap *heap;
     size_t item_size; /* rounded up to 16; at least sizeof(struct moor_slot_) + a link */
     size_t per_page;
-    void *free;       /* LIFO */
+    void *free; /* LIFO */
     void *pages;
-    size_t used;      /* items out */
-    size_t count;     /* items made */
+    size_t used;  /* items out */
+    size_t count; /* items made */
 };
 
 void mr_slab_init(struct mr_slab *s, struct mr_heap *heap, size_t item_size, size_t per_page);

@@ -75,7 +75,7 @@ extern const size_t mr_preset_count;
 
 #define MR_OPTIONS_TEXT_MAX 384
 struct mr_options_report {
-    char fault[MR_OPTIONS_TEXT_MAX]; /* after EINVAL: what is wrong, one line; else ""        */
+    char fault[MR_OPTIONS_TEXT_MAX]; /* after EINVAL: what is wrong, one line; else "" */
     /* Variables that look like misspelt options; may be NULL. `text` is borrowed. */
     void (*warn)(void *user, const char *text);
     void *user;

@@ -10,7 +10,7 @@
 #include "base/trace.h"
 
 #define MR_FIRST 1 /* where objects begin: exactly one of a machine */
-#define MR_LAST  2 /* no way out                                   */
+#define MR_LAST  2 /* no way out */
 
 struct mr_state {
     const char *name;

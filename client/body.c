@@ -34,8 +34,7 @@ void mr_body_begin(struct mr_exchange *x)
     if (x->expects_continue) {
         x->body_state = MR_BODY_WAITING;
         const int64_t limit = x->berth->local->pool->options.expect_continue_timeout_ms;
-        mr_loop_timer(&x->shard->mine.loop, &x->stage,
-                      mr_deadline(mr_shard_now(x->shard), limit));
+        mr_loop_timer(&x->shard->mine.loop, &x->stage, mr_deadline(mr_shard_now(x->shard), limit));
         return;
     }
     mr_body_go(x);

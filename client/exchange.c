@@ -109,8 +109,8 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     if (e) {
         let_go_of_conn(x, false); /* now: it must not give its bytes to half an exchange */
         /* Later: this may still be inside moor_http_send. */
-        x->fault = (moor_fault){
-            .err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
+        x->fault =
+            (moor_fault){.err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
         mr_loop_defer(loop_of(x), &x->end);
         return;
     }
@@ -151,8 +151,8 @@ static bool is_all_sent(const struct mr_exchange *x)
 static bool may_drain(const struct mr_exchange *x)
 {
     return x->conn && x->is_canceled && !x->is_aborted && x->has_head && is_all_sent(x) &&
-           !x->wants_close &&
-           x->reply->head.keep_alive && x->reply->head.body == MR_H1_BODY_LENGTH &&
+           !x->wants_close && x->reply->head.keep_alive &&
+           x->reply->head.body == MR_H1_BODY_LENGTH &&
            x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
            mr_conn_state(x->conn) == MR_CONN_LEASED;
 }

@@ -19,74 +19,74 @@
 #include <mooring/http.h>
 
 enum mr_body_state {
-    MR_BODY_NONE,      /* nothing, or all in the head piece      */
-    MR_BODY_WAITING,   /* for 100 Continue                       */
-    MR_BODY_PULLING,   /* body_cb is asked when there is room    */
-    MR_BODY_PAUSED,    /* MOOR_BODY_LATER                        */
-    MR_BODY_SENT       /* the last piece is queued               */
+    MR_BODY_NONE,    /* nothing, or all in the head piece */
+    MR_BODY_WAITING, /* for 100 Continue */
+    MR_BODY_PULLING, /* body_cb is asked when there is room */
+    MR_BODY_PAUSED,  /* MOOR_BODY_LATER */
+    MR_BODY_SENT     /* the last piece is queued */
 };
 
 /* What stays when an exchange ends: a handle may still look at it. */
 struct mr_exchange_slot {
     struct moor_slot_ slot;
-    struct mr_exchange *exchange;        /* while the generation says so                      */
+    struct mr_exchange *exchange; /* while the generation says so */
 };
 
 /* Lives in its own arena. */
 struct mr_exchange {
-    struct mr_exchange_slot *handle;     /* the public op                                     */
+    struct mr_exchange_slot *handle; /* the public op */
     struct moor_shard *shard;
     struct mr_claim claim;
     struct mr_pool_op op;
     struct mr_berth *berth;
-    struct mr_conn *conn;                /* NULL until granted, and after the end             */
+    struct mr_conn *conn; /* NULL until granted, and after the end */
     const moor_http_handlers *handlers;
     void *user;
     struct mr_arena arena;
     struct mr_window window;
-    struct mr_timer total;               /* the whole exchange                                */
-    struct mr_timer stage;               /* first byte, or 100 Continue                       */
-    struct mr_deferred end;              /* on_done, where it may not run at once             */
-    struct mr_deferred pull;             /* ask body_cb                                       */
+    struct mr_timer total;   /* the whole exchange */
+    struct mr_timer stage;   /* first byte, or 100 Continue */
+    struct mr_deferred end;  /* on_done, where it may not run at once */
+    struct mr_deferred pull; /* ask body_cb */
 
     /* the request */
-    struct mr_out head;                  /* head and small body in one piece                  */
-    struct mr_out body[3];               /* chunk line, data, chunk end                       */
-    uint32_t outs;                       /* pieces queued on a conn, not yet let go           */
+    struct mr_out head;    /* head and small body in one piece */
+    struct mr_out body[3]; /* chunk line, data, chunk end */
+    uint32_t outs;         /* pieces queued on a conn, not yet let go */
     moor_piece piece;
     moor_body_cb body_cb;
     uint64_t body_length, body_given;
     char chunk_line[24];
-    uint8_t body_state;                  /* enum mr_body_state                                */
-    uint8_t asked;                       /* enum mr_h1_asked                                  */
+    uint8_t body_state; /* enum mr_body_state */
+    uint8_t asked;      /* enum mr_h1_asked */
     bool is_piece_out, is_last_piece;
-    bool is_body_begun;                  /* body_cb was asked: it cannot be asked from the start */
+    bool is_body_begun; /* body_cb was asked: it cannot be asked from the start */
     bool is_idempotent, wants_close, expects_continue;
 
     /* the response */
-    struct mr_h1_reply *reply;           /* in the arena, once there is a conn                */
+    struct mr_h1_reply *reply; /* in the arena, once there is a conn */
     uint64_t bytes_down;
-    int64_t first_byte_ns;               /* 0 = none yet                                      */
+    int64_t first_byte_ns; /* 0 = none yet */
 
     int64_t asked_ns, granted_ns;
-    int64_t total_ns;                    /* deadline, MR_NEVER                                */
-    moor_ms first_byte_ms;               /* after sending, MOOR_FOREVER                       */
-    uint64_t sent_before;                /* conn->bytes_out when granted                      */
+    int64_t total_ns;      /* deadline, MR_NEVER */
+    moor_ms first_byte_ms; /* after sending, MOOR_FOREVER */
+    uint64_t sent_before;  /* conn->bytes_out when granted */
     moor_fault fault;
     moor_why why;
     uint32_t replays;
     bool is_reused, has_why, is_canceled, is_aborted, is_over, is_replaying;
-    bool has_head;                       /* of the final response                             */
-    bool is_draining;                    /* over for the caller; the rest is read to save conn */
-    bool was_sent;                       /* bytes left on a conn that broke: of any attempt   */
+    bool has_head;    /* of the final response */
+    bool is_draining; /* over for the caller; the rest is read to save conn */
+    bool was_sent;    /* bytes left on a conn that broke: of any attempt */
 };
 
 /* What is common to every request of a pool. */
 struct mr_http_pool {
-    struct mr_origin origin;             /* host NULL = an open pool                          */
-    struct mr_upstream *upstream;        /* NULL = an open pool                               */
+    struct mr_origin origin;      /* host NULL = an open pool */
+    struct mr_upstream *upstream; /* NULL = an open pool */
     struct mr_h1_limits limits;
-    char *authorization;                 /* "Basic ...", or NULL: never logged                */
+    char *authorization; /* "Basic ...", or NULL: never logged */
     size_t authorization_len;
 };
 
@@ -95,7 +95,8 @@ void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http);
 extern const struct mr_protocol mr_h1_protocol;
 
 /* NULL: out of memory. Until started, mr_exchange_discard is its end. */
-struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h, void *user);
+struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h,
+                                      void *user);
 void mr_exchange_discard(struct mr_exchange *x);
 /* Acquires; on failure it was not started. */
 MOOR_NODISCARD moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation);

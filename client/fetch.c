@@ -91,7 +91,8 @@ static bool has_body(const struct fetch *f, const moor_http_head *h)
 /* The announced length, if it is believable, saves growing. */
 static void reserve(struct fetch *f, const moor_http_head *h)
 {
-    const moor_span length = has_body(f, h) ? moor_http_header(h, "content-length") : (moor_span){0};
+    const moor_span length =
+        has_body(f, h) ? moor_http_header(h, "content-length") : (moor_span){0};
     uint64_t n = 0;
     for (size_t i = 0; i < length.len && n < f->body_max; i++)
         n = n * 10 + (uint64_t)(((const char *)length.base)[i] - '0');
@@ -183,9 +184,9 @@ static void on_done(void *user, const moor_http_done *d)
         r->body[r->pub.body.len] = '\0';
     r->pub.body.base = r->body ? r->body : (const void *)"";
     if (f->err)
-        f->fault = (moor_fault){.err = f->err, .what = f->err == MOOR_ETOOBIG
-                                                           ? "the body exceeds fetch_body_max"
-                                                           : "keep the response"};
+        f->fault = (moor_fault){.err = f->err,
+                                .what = f->err == MOOR_ETOOBIG ? "the body exceeds fetch_body_max"
+                                                               : "keep the response"};
     else
         f->fault = d->fault;
     f->err = f->fault.err;

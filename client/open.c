@@ -138,8 +138,8 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
     }
     struct mr_upstream *upstream = NULL;
     if (u)
-        e = mr_pool_upstream(p, u->host, u->port,
-                             u->scheme == MR_URL_UNIX ? u->host.base : NULL, &upstream);
+        e = mr_pool_upstream(p, u->host, u->port, u->scheme == MR_URL_UNIX ? u->host.base : NULL,
+                             &upstream);
     if (http)
         http->upstream = upstream;
     p->upstream = upstream;

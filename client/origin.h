@@ -8,8 +8,8 @@
 #include "base/url.h"
 
 struct mr_origin {
-    char *host;      /* lower case; NULL for none                       */
-    char *authority; /* host[:port] as the Host header says it          */
+    char *host;      /* lower case; NULL for none */
+    char *authority; /* host[:port] as the Host header says it */
     uint16_t port;
 };
 

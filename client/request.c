@@ -12,9 +12,9 @@
 struct target {
     struct mr_upstream *upstream;
     moor_span authority, path;
-    char *storage;                /* what the spans point into, or NULL */
+    char *storage; /* what the spans point into, or NULL */
     size_t storage_size;
-    char userinfo[MR_BASIC_MAX];  /* "Basic ..." of the URL             */
+    char userinfo[MR_BASIC_MAX]; /* "Basic ..." of the URL */
     size_t userinfo_len;
 };
 
@@ -68,8 +68,8 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
         return MOOR_OK;
     }
     char *authority = t->storage + MR_URL_STORAGE(text.len);
-    t->authority = (moor_span){authority, mr_origin_authority(&u, authority,
-                                                              MR_URL_STORAGE(text.len))};
+    t->authority =
+        (moor_span){authority, mr_origin_authority(&u, authority, MR_URL_STORAGE(text.len))};
     return mr_pool_upstream(p, u.host, u.port, NULL, &t->upstream);
 }
 
@@ -129,9 +129,9 @@ static moor_err write_head(struct moor_pool *p, struct mr_exchange *x, const moo
                            const struct target *t)
 {
     const struct mr_http_pool *http = p->wiring;
-    const moor_span authorization =
-        t->userinfo_len ? (moor_span){t->userinfo, t->userinfo_len}
-                        : (moor_span){http->authorization, http->authorization_len};
+    const moor_span authorization = t->userinfo_len
+                                        ? (moor_span){t->userinfo, t->userinfo_len}
+                                        : (moor_span){http->authorization, http->authorization_len};
     struct mr_h1_request q = {
         .method = mr_span_cstr(method_of(r)),
         .target = t->path,
@@ -198,9 +198,8 @@ static bool is_sane(const moor_http_request *r)
            r->first_byte_timeout_ms >= MOOR_TIMEOUT_OF_POOL;
 }
 
-static moor_err submit(struct moor_pool *p, const moor_http_request *r,
-                       const moor_http_handlers *h, void *user, const struct target *t,
-                       moor_op *out_op)
+static moor_err submit(struct moor_pool *p, const moor_http_request *r, const moor_http_handlers *h,
+                       void *user, const struct target *t, moor_op *out_op)
 {
     struct moor_shard *s = moor_shard_self();
     struct mr_berth *b = mr_berth_of(t->upstream, s);

@@ -35,8 +35,8 @@ struct mr_addr {
 struct mr_addrs {
     struct mr_heap *heap; /* shared: whoever drops the last reference frees */
     _Atomic(uint32_t) refs;
-    uint32_t count;     /* 1..MR_ADDRS_MAX                                                       */
-    int64_t expires_ns; /* when to ask again; MR_NEVER for what cannot change                    */
+    uint32_t count;     /* 1..MR_ADDRS_MAX */
+    int64_t expires_ns; /* when to ask again; MR_NEVER for what cannot change */
     struct mr_addr list[];
 };
 

@@ -13,11 +13,11 @@
 
 struct mr_attempt {
     struct mr_lookup lookup;
-    struct mr_deferred failed;   /* failed before it had anything to wait for */
-    struct mr_timer deadline;    /* while the conn is secured and prepared    */
+    struct mr_deferred failed; /* failed before it had anything to wait for */
+    struct mr_timer deadline;  /* while the conn is secured and prepared */
     struct mr_berth *berth;
     struct mr_conn *conn;
-    struct mr_dial *dial;        /* NULL while the name is looked up          */
+    struct mr_dial *dial; /* NULL while the name is looked up */
     int64_t begun_ns, deadline_ns;
     moor_fault fault;
     bool is_abandoned;
@@ -183,9 +183,9 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     (void)now_ns;
     struct mr_attempt *a = MR_CONTAINER_OF(t, struct mr_attempt, deadline);
     const bool is_securing = mr_conn_state(a->conn) == MR_CONN_SECURING;
-    mr_conn_fail(a->conn,
-                 &(moor_fault){.err = MOOR_ETIMEDOUT,
-                               .what = is_securing ? "secure the connection" : "prepare connection"});
+    mr_conn_fail(a->conn, &(moor_fault){.err = MOOR_ETIMEDOUT,
+                                        .what = is_securing ? "secure the connection"
+                                                            : "prepare connection"});
 }
 
 /* The conn is on its own from here. */
@@ -238,8 +238,8 @@ void mr_attempt_lost(struct mr_conn *c, const moor_fault *fault)
 static void count_failure(struct mr_berth *b, const moor_fault *fault)
 {
     struct moor_shard *s = b->shard;
-    const bool is_ours = fault->err == MOOR_ENOMEM || fault->err == MOOR_ENOFILES ||
-                         fault->err == MOOR_ECANCELED;
+    const bool is_ours =
+        fault->err == MOOR_ENOMEM || fault->err == MOOR_ENOFILES || fault->err == MOOR_ECANCELED;
     b->dialing--;
     MR_STAT_ADD(b->local, dials, -1);
     MR_STAT_ADD(b->local, dials_failed, 1);

@@ -283,8 +283,7 @@ static void kick_home(struct mr_berth *b)
     const uint32_t home = atomic_load_explicit(&b->upstream->home, memory_order_relaxed);
     if (!mr_berth_options(b)->conns_min_idle || !home || home - 1 == b->shard->index)
         return;
-    struct mr_berth *o =
-        atomic_load_explicit(&b->upstream->berths[home - 1], memory_order_acquire);
+    struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[home - 1], memory_order_acquire);
     if (o)
         mr_berth_kick(o);
 }

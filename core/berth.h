@@ -24,70 +24,70 @@ struct mr_pool_shard;
 
 /* Embedded in an exchange or an acquire. Zeroed before first use. */
 struct mr_claim {
-    struct mr_list link;        /* the berth's waiters                                        */
-    struct mr_timer timer;      /* deadline while waiting                                     */
-    struct mr_berth *berth;     /* set while waiting                                          */
+    struct mr_list link;    /* the berth's waiters */
+    struct mr_timer timer;  /* deadline while waiting */
+    struct mr_berth *berth; /* set while waiting */
     int64_t asked_ns;
-    int64_t since_ns;           /* first asked: a replay keeps its age among the waiters      */
-    int64_t deadline_ns;        /* absolute; MR_NEVER                                         */
-    bool wants_fresh;           /* a replay: a dial, and an idle conn only if none can be begun */
-    moor_wait_reason reason;    /* why it (last) waited                                       */
+    int64_t since_ns;        /* first asked: a replay keeps its age among the waiters */
+    int64_t deadline_ns;     /* absolute; MR_NEVER */
+    bool wants_fresh;        /* a replay: a dial, and an idle conn only if none can be begun */
+    moor_wait_reason reason; /* why it (last) waited */
     /* May be called inside mr_berth_acquire. The conn is LEASED and clean. */
     void (*granted)(struct mr_claim *c, struct mr_conn *conn, bool is_reused);
     /* Never called inside mr_berth_acquire. */
     void (*failed)(struct mr_claim *c, const moor_fault *fault, const moor_why *why);
 };
 
-#define MR_MOVES_MAX         4             /* conns asked of other shards at once, per berth      */
-#define MR_MOVE_PATIENCE_NS  MR_NS_PER_MS  /* then the asker dials, whoever comes first serves    */
+#define MR_MOVES_MAX        4            /* conns asked of other shards at once, per berth */
+#define MR_MOVE_PATIENCE_NS MR_NS_PER_MS /* then the asker dials, whoever comes first serves */
 
 /* A conn on its way from one shard to another, or the question for one. */
 struct mr_move {
     struct mr_message message;
     struct mr_berth *from, *to;
-    struct mr_conn *conn;       /* asked: the slot waiting at `to`; donated: NULL              */
-    struct mr_conn *leaving;    /* at `from`, while its read is being stopped                  */
+    struct mr_conn *conn;    /* asked: the slot waiting at `to`; donated: NULL */
+    struct mr_conn *leaving; /* at `from`, while its read is being stopped */
     struct mr_list link;
-    int fd;                     /* -1 = none could be had                                      */
+    int fd; /* -1 = none could be had */
     int64_t born_ns, expires_ns;
     uint32_t uses;
     struct mr_filter *top, *bottom;
     const struct mr_protocol *protocol;
-    void *state;                /* the protocol's                                              */
+    void *state; /* the protocol's */
     bool is_donation;
-    bool is_needed;             /* asked at the cap: the other shard keeps none back           */
-    bool is_late;               /* patience has ended: the asker dials meanwhile               */
+    bool is_needed; /* asked at the cap: the other shard keeps none back */
+    bool is_late;   /* patience has ended: the asker dials meanwhile */
     int64_t asked_ns;
-    struct mr_sock spare;       /* closes a descriptor nobody has memory for                   */
+    struct mr_sock spare; /* closes a descriptor nobody has memory for */
 };
 
 struct mr_berth {
     struct mr_upstream *upstream;
     struct moor_shard *shard;
-    struct mr_pool_shard *local;     /* this pool's counters on this shard                      */
-    struct mr_list link;             /* local->berths                                           */
-    struct mr_list idle;             /* used == 0; newest first, so the oldest is at the back   */
-    struct mr_list shared;           /* 0 < used < capacity                                     */
-    struct mr_list busy;             /* full, being made, moving, draining or closing           */
-    struct mr_list waiters;          /* mr_claim: FIFO                                          */
-    struct mr_list fresh;            /* mr_claim: those who want a conn nobody has used         */
+    struct mr_pool_shard *local; /* this pool's counters on this shard */
+    struct mr_list link;         /* local->berths */
+    struct mr_list idle;         /* used == 0; newest first, so the oldest is at the back */
+    struct mr_list shared;       /* 0 < used < capacity */
+    struct mr_list busy;         /* full, being made, moving, draining or closing */
+    struct mr_list waiters;      /* mr_claim: FIFO */
+    struct mr_list fresh;        /* mr_claim: those who want a conn nobody has used */
     uint32_t idle_count;
-    uint32_t waiter_count;           /* in both                                                 */
-    uint32_t dialing;                /* conns of ours being resolved, connected or secured      */
-    uint32_t moving_in, asking;      /* moves asked of others; of those, not late               */
-    uint32_t next_other;             /* rotating start for asking other shards                  */
-    int64_t expires_min_ns;          /* lower bound of expires_ns of the idle conns             */
-    struct mr_timer sweep;           /* idle timeout, lifetime, min idle                        */
-    struct mr_timer retry;           /* backoff is over                                         */
-    struct mr_deferred feed;         /* get conns for the waiters                               */
-    struct mr_message kick;          /* another shard: caps have room, or a waiter is older     */
-    _Atomic(bool) is_kicked;         /* kick is on its way                                      */
-    struct mr_list moves;            /* asked of others, under way                              */
+    uint32_t waiter_count;      /* in both */
+    uint32_t dialing;           /* conns of ours being resolved, connected or secured */
+    uint32_t moving_in, asking; /* moves asked of others; of those, not late */
+    uint32_t next_other;        /* rotating start for asking other shards */
+    int64_t expires_min_ns;     /* lower bound of expires_ns of the idle conns */
+    struct mr_timer sweep;      /* idle timeout, lifetime, min idle */
+    struct mr_timer retry;      /* backoff is over */
+    struct mr_deferred feed;    /* get conns for the waiters */
+    struct mr_message kick;     /* another shard: caps have room, or a waiter is older */
+    _Atomic(bool) is_kicked;    /* kick is on its way */
+    struct mr_list moves;       /* asked of others, under way */
     /* Read by other shards as hints. Order: see publish_idle and publish_waiting.               */
-    _Atomic(uint32_t) idle_seen;     /* idle_count                                              */
-    _Atomic(uint32_t) waiters_seen;  /* waiter_count                                            */
-    _Atomic(uint32_t) donated;       /* conns given by others and not yet here                  */
-    _Atomic(int64_t) waiting_since;  /* since_ns of the first of `waiters`, MR_NEVER            */
+    _Atomic(uint32_t) idle_seen;    /* idle_count */
+    _Atomic(uint32_t) waiters_seen; /* waiter_count */
+    _Atomic(uint32_t) donated;      /* conns given by others and not yet here */
+    _Atomic(int64_t) waiting_since; /* since_ns of the first of `waiters`, MR_NEVER */
 };
 
 /* The berth of this upstream on this shard, made at first use. NULL: out of memory. */

@@ -120,8 +120,8 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     unwait(b, claim);
     publish_waiting(b);
     fail_claim(b, claim,
-               &(moor_fault){.err = MOOR_ETIMEDOUT, .safe_to_retry = true,
-                             .what = "wait for a connection"});
+               &(moor_fault){
+                   .err = MOOR_ETIMEDOUT, .safe_to_retry = true, .what = "wait for a connection"});
 }
 
 /* No dial can be begun for those who want a new conn: a used one is better than none. They go first,
@@ -220,8 +220,8 @@ static void note_reason(struct mr_berth *b, moor_wait_reason reason)
 static void feed_waiters(struct mr_berth *b)
 {
     const uint32_t each = b->upstream->pool->protocol->capacity_expected;
-    const bool is_alone = atomic_load_explicit(&b->shard->runtime->shard_count,
-                                               memory_order_relaxed) == 1;
+    const bool is_alone =
+        atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed) == 1;
     int verdict = MR_GATE_GO;
     for (;;) {
         const uint64_t coming = (uint64_t)b->dialing * each + (uint64_t)b->asking * each +
@@ -342,8 +342,8 @@ void mr_berth_kick(struct mr_berth *b)
 
 void mr_berth_kick_waiting(struct mr_upstream *u)
 {
-    const uint32_t count = atomic_load_explicit(&u->pool->runtime->shard_count,
-                                                memory_order_relaxed);
+    const uint32_t count =
+        atomic_load_explicit(&u->pool->runtime->shard_count, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
         struct mr_berth *b = atomic_load_explicit(&u->berths[i], memory_order_acquire);
         if (b && atomic_load_explicit(&b->waiting_since, memory_order_relaxed) != MR_NEVER)

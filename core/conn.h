@@ -17,14 +17,14 @@ struct mr_attempt;
 
 enum mr_conn_state {
     MR_CONN_NEW,
-    MR_CONN_CONNECTING, /* a dial is under way                                            */
-    MR_CONN_SECURING,   /* filters open                                                   */
-    MR_CONN_PREPARING,  /* the protocol opens                                             */
-    MR_CONN_IDLE,       /* nobody uses it; its read is armed                              */
-    MR_CONN_LEASED,     /* one claim or more                                              */
-    MR_CONN_MOVING,     /* its read is being stopped so that another shard may have it    */
-    MR_CONN_DRAINING,   /* claims finish, no new ones                                     */
-    MR_CONN_CLOSING,    /* the backend was told                                           */
+    MR_CONN_CONNECTING, /* a dial is under way */
+    MR_CONN_SECURING,   /* filters open */
+    MR_CONN_PREPARING,  /* the protocol opens */
+    MR_CONN_IDLE,       /* nobody uses it; its read is armed */
+    MR_CONN_LEASED,     /* one claim or more */
+    MR_CONN_MOVING,     /* its read is being stopped so that another shard may have it */
+    MR_CONN_DRAINING,   /* claims finish, no new ones */
+    MR_CONN_CLOSING,    /* the backend was told */
     MR_CONN_DEAD,
     MR_CONN_STATES
 };
@@ -41,35 +41,35 @@ struct mr_out {
 struct mr_outq; /* attached only while something is queued */
 
 struct mr_conn {
-    struct moor_slot_ slot;          /* generation: the lease handle's                        */
+    struct moor_slot_ slot; /* generation: the lease handle's */
     struct mr_sock sock;
     const struct mr_protocol *protocol;
-    void *state;                     /* the protocol's, for the conn's life; NULL if it has none;
+    void *state; /* the protocol's, for the conn's life; NULL if it has none;
                                         of the runtime's heap where conns may move: if exclusive */
-    void *claim;                     /* exclusive protocols: who uses it now                  */
+    void *claim; /* exclusive protocols: who uses it now */
     struct mr_berth *berth;
-    struct mr_list link;             /* the berth's: idle, shared or busy                     */
-    struct mr_filter *top, *bottom;  /* NULL = plain                                          */
+    struct mr_list link;            /* the berth's: idle, shared or busy */
+    struct mr_filter *top, *bottom; /* NULL = plain */
     struct mr_outq *out;
-    struct mr_rest *rest, **rest_tail; /* received but not taken, oldest first                */
-    struct mr_attempt *attempt;      /* until it is settled: attempt.c's                      */
-    struct mr_deferred flush;        /* one send per turn                                     */
-    struct mr_deferred feed;         /* rest is to be offered again                           */
+    struct mr_rest *rest, **rest_tail; /* received but not taken, oldest first */
+    struct mr_attempt *attempt;        /* until it is settled: attempt.c's */
+    struct mr_deferred flush;          /* one send per turn */
+    struct mr_deferred feed;           /* rest is to be offered again */
     int64_t born_ns, idle_since_ns;
-    int64_t expires_ns;              /* max lifetime with its jitter, MR_NEVER                */
-    uint64_t bytes_out;              /* handed to the kernel since the conn was made          */
-    uint32_t uses;                   /* claims granted                                        */
-    uint32_t capacity, used;         /* claims it can carry, carries                          */
-    struct mr_sm sm;                 /* enum mr_conn_state; written by mr_conn_move_to only   */
-    bool is_ready;                   /* was secured and prepared once: counted as open        */
-    bool is_settled;                 /* its dial is counted as a success or a failure         */
-    bool is_retired;                 /* the peer did something to it while nobody used it     */
-    bool is_listed_idle;             /* on the berth's idle list                              */
-    bool is_paused;                  /* rest waits for mr_conn_resume                         */
-    bool has_ended;                  /* FIN or error seen                                     */
-    bool is_fin_pending;             /* FIN seen, rest not yet consumed                       */
-    bool is_finishing, is_finished;  /* our FIN is to follow what is queued, has followed     */
-    const char *close_why;           /* static text                                           */
+    int64_t expires_ns;             /* max lifetime with its jitter, MR_NEVER */
+    uint64_t bytes_out;             /* handed to the kernel since the conn was made */
+    uint32_t uses;                  /* claims granted */
+    uint32_t capacity, used;        /* claims it can carry, carries */
+    struct mr_sm sm;                /* enum mr_conn_state; written by mr_conn_move_to only */
+    bool is_ready;                  /* was secured and prepared once: counted as open */
+    bool is_settled;                /* its dial is counted as a success or a failure */
+    bool is_retired;                /* the peer did something to it while nobody used it */
+    bool is_listed_idle;            /* on the berth's idle list */
+    bool is_paused;                 /* rest waits for mr_conn_resume */
+    bool has_ended;                 /* FIN or error seen */
+    bool is_fin_pending;            /* FIN seen, rest not yet consumed */
+    bool is_finishing, is_finished; /* our FIN is to follow what is queued, has followed */
+    const char *close_why;          /* static text */
 };
 
 extern const struct mr_machine mr_conn_machine;

@@ -11,10 +11,10 @@
 #define MR_OUT_IOV_MAX 16 /* pieces of one send; the rest waits for the next */
 
 struct mr_outq {
-    struct mr_out_list wire; /* goes to the socket                                    */
-    size_t bytes;            /* queued there and before the filters                   */
-    unsigned sending;        /* pieces of wire that the send under way covers         */
-    bool is_flushing;        /* what is queued now needs no flush of its own          */
+    struct mr_out_list wire; /* goes to the socket */
+    size_t bytes;            /* queued there and before the filters */
+    unsigned sending;        /* pieces of wire that the send under way covers */
+    bool is_flushing;        /* what is queued now needs no flush of its own */
     struct msghdr message;
     struct iovec iov[MR_OUT_IOV_MAX];
 };

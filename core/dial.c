@@ -31,11 +31,11 @@ struct mr_dial {
     struct mr_timer stagger;
     struct mr_deferred report; /* when the end came inside start or cancel */
     struct mr_dial_result result;
-    uint32_t next;     /* attempt to begin next                                      */
-    uint32_t connects; /* connects under way                                         */
-    uint32_t open;     /* attempts whose sockets are not closed; none left: report   */
-    bool is_over;      /* the result stands                                          */
-    bool is_inside;    /* in start or cancel: done must wait                         */
+    uint32_t next;     /* attempt to begin next */
+    uint32_t connects; /* connects under way */
+    uint32_t open;     /* attempts whose sockets are not closed; none left: report */
+    bool is_over;      /* the result stands */
+    bool is_inside;    /* in start or cancel: done must wait */
     bool is_starved;   /* out of descriptors or memory: further connects fail as well */
     uint32_t count;
     struct attempt attempts[]; /* in the order to try */

@@ -20,24 +20,24 @@ struct mr_dial;
 struct mr_dial_result {
     /* OK, ECONNECT, ETIMEDOUT (the dial's deadline), ECANCELED, ENOFILES, ENOMEM. */
     moor_err err;
-    int os_errno;   /* of the last attempt that failed, 0 = none did                          */
+    int os_errno;   /* of the last attempt that failed, 0 = none did */
     int fd;         /* OK: connected and in nobody's backend (mr_io_attach it), blocking or not as
                        the backend likes; else -1                                             */
-    uint32_t index; /* in addrs->list: of the winner, else of the last attempt that failed    */
-    int family;     /* the winner's: the next dial's first_family; AF_UNSPEC on failure       */
-    uint32_t tried; /* addresses a connect was begun to                                       */
-    int64_t elapsed_ns; /* from start to the end of the race                                      */
-    const char *what;   /* static; never NULL on failure                                          */
+    uint32_t index; /* in addrs->list: of the winner, else of the last attempt that failed */
+    int family;     /* the winner's: the next dial's first_family; AF_UNSPEC on failure */
+    uint32_t tried; /* addresses a connect was begun to */
+    int64_t elapsed_ns; /* from start to the end of the race */
+    const char *what;   /* static; never NULL on failure */
 };
 
 struct mr_dial_args {
-    struct mr_addrs *addrs; /* the dial takes a reference of its own               */
-    uint16_t port;          /* 0 = the addresses carry it                          */
+    struct mr_addrs *addrs; /* the dial takes a reference of its own */
+    uint16_t port;          /* 0 = the addresses carry it */
     int first_family;       /* begin with this family if the list has it; AF_UNSPEC */
-    uint32_t start_index;   /* rotation: any number, taken modulo the count        */
-    int64_t deadline_ns;    /* absolute, MR_NEVER = none                           */
-    int64_t stagger_ns;     /* 0 = MR_DIAL_STAGGER_NS                              */
-    const struct mr_sock_options *options; /* copied; NULL = the kernel's                         */
+    uint32_t start_index;   /* rotation: any number, taken modulo the count */
+    int64_t deadline_ns;    /* absolute, MR_NEVER = none */
+    int64_t stagger_ns;     /* 0 = MR_DIAL_STAGGER_NS */
+    const struct mr_sock_options *options; /* copied; NULL = the kernel's */
     /* Exactly once, never inside start or cancel. When it runs, every socket but the winner's is
      * closed and nothing of the dial is left in the loop; the dial itself is gone. */
     void (*done)(void *ctx, const struct mr_dial_result *r);

@@ -11,14 +11,14 @@
 
 enum mr_dns_status {
     MR_DNS_OK,
-    MR_DNS_NO_NAME,  /* NXDOMAIN                                              */
-    MR_DNS_NO_DATA,  /* the name has no record of this type                   */
-    MR_DNS_SILENT,   /* no server answered in time                            */
-    MR_DNS_REFUSED,  /* every server refused, failed or could not be reached  */
-    MR_DNS_NONSENSE, /* an answer that cannot be read                         */
-    MR_DNS_BAD_NAME, /* cannot be asked for                                   */
+    MR_DNS_NO_NAME,  /* NXDOMAIN */
+    MR_DNS_NO_DATA,  /* the name has no record of this type */
+    MR_DNS_SILENT,   /* no server answered in time */
+    MR_DNS_REFUSED,  /* every server refused, failed or could not be reached */
+    MR_DNS_NONSENSE, /* an answer that cannot be read */
+    MR_DNS_BAD_NAME, /* cannot be asked for */
     MR_DNS_NO_MEMORY,
-    MR_DNS_GONE, /* the channel was destroyed first                       */
+    MR_DNS_GONE, /* the channel was destroyed first */
 };
 
 struct mr_dns_reply {

@@ -9,8 +9,9 @@
 
 #define MR_DNS_SERVERS_MAX 8 /* also bounds the sockets of a channel: one UDP and one TCP each */
 #define MR_DNS_DOMAINS_MAX 8
-#define MR_DNS_NAME_CAP    256  /* 253 characters (RFC 1035 2.3.4), a final dot, the terminator   */
-#define MR_DNS_TIMEOUT_MS  2000 /* where nobody says: a lost packet must not eat a connect timeout \
+#define MR_DNS_NAME_CAP    256 /* 253 characters (RFC 1035 2.3.4), a final dot, the terminator */
+#define MR_DNS_TIMEOUT_MS                                                                          \
+    2000 /* where nobody says: a lost packet must not eat a connect timeout \
                                  */
 #define MR_DNS_TRIES 3
 

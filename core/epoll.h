@@ -15,13 +15,13 @@ enum { MR_EPOLL_BATCH = 256 }; /* events taken from the kernel at once */
 
 /* mr_sock.bits. */
 enum {
-    MR_EPOLL_WATCH_IN = 1 << 0,      /* in the interest list for this          */
-    MR_EPOLL_WATCH_OUT = 1 << 1,     /* and for this                           */
+    MR_EPOLL_WATCH_IN = 1 << 0,      /* in the interest list for this */
+    MR_EPOLL_WATCH_OUT = 1 << 1,     /* and for this */
     MR_EPOLL_DUE_CONNECTED = 1 << 2, /* to be delivered, as are the next three */
-    MR_EPOLL_DUE_SENT = 1 << 3,      /* its result is in `pending`             */
-    MR_EPOLL_DUE_ENDED = 1 << 4,     /* recv_ended(ECANCELED)                  */
-    MR_EPOLL_DUE_CLOSED = 1 << 5,    /* the last event of the socket          */
-    MR_EPOLL_QUEUED = 1 << 6,        /* in the delivery queue                  */
+    MR_EPOLL_DUE_SENT = 1 << 3,      /* its result is in `pending` */
+    MR_EPOLL_DUE_ENDED = 1 << 4,     /* recv_ended(ECANCELED) */
+    MR_EPOLL_DUE_CLOSED = 1 << 5,    /* the last event of the socket */
+    MR_EPOLL_QUEUED = 1 << 6,        /* in the delivery queue */
     MR_EPOLL_WATCHES = MR_EPOLL_WATCH_IN | MR_EPOLL_WATCH_OUT,
     MR_EPOLL_DUES =
         MR_EPOLL_DUE_CONNECTED | MR_EPOLL_DUE_SENT | MR_EPOLL_DUE_ENDED | MR_EPOLL_DUE_CLOSED,
@@ -40,20 +40,20 @@ enum {
 struct mr_epoll {
     struct mr_io base;
     int epoll_fd;
-    int wake_fd;          /* eventfd, edge triggered and so never read        */
-    bool has_pwait2;      /* Linux 5.11, and not hidden by seccomp            */
-    bool skipped;         /* the last wait did not ask the kernel             */
+    int wake_fd;          /* eventfd, edge triggered and so never read */
+    bool has_pwait2;      /* Linux 5.11, and not hidden by seccomp */
+    bool skipped;         /* the last wait did not ask the kernel */
     bool refused;         /* the heap made no buffer though the pool may grow */
-    unsigned event_count; /* of events[], and the first not yet handled       */
+    unsigned event_count; /* of events[], and the first not yet handled */
     unsigned event_next;
-    struct mr_sock *queue_first; /* mr_sock by next: with something to deliver       */
+    struct mr_sock *queue_first; /* mr_sock by next: with something to deliver */
     struct mr_sock *queue_last;
     unsigned queue_len;
-    struct mr_list starved; /* mr_sock by link: receives without a buffer       */
+    struct mr_list starved; /* mr_sock by link: receives without a buffer */
     struct mr_slab polls;
-    struct mr_list polls_due;    /* mr_poll: of what epoll does not take             */
-    struct mr_poll **poll_of_fd; /* by descriptor: its live polls                    */
-    uint32_t poll_fds;           /* entries of poll_of_fd                            */
+    struct mr_list polls_due;    /* mr_poll: of what epoll does not take */
+    struct mr_poll **poll_of_fd; /* by descriptor: its live polls */
+    uint32_t poll_fds;           /* entries of poll_of_fd */
     struct epoll_event events[MR_EPOLL_BATCH];
 };
 

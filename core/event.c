@@ -27,7 +27,9 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
         .size = sizeof e,
         .type = type,
         .pool = p,
-        .upstream = !u ? "" : u->host ? u->host : u->path,
+        .upstream = !u        ? ""
+                    : u->host ? u->host
+                              : u->path,
         .port = u ? u->port : 0,
         .err = fault ? fault->err : MOOR_OK,
         .os_errno = fault ? fault->os_errno : 0,

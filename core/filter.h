@@ -25,9 +25,9 @@ struct mr_filter;
 struct mr_out;
 
 enum mr_step {
-    MR_STEP_DONE,  /* finished                                                                   */
-    MR_STEP_AGAIN, /* needs bytes from below, or room below: call again when there are           */
-    MR_STEP_FAILED /* f->fault says why; the conn closes                                         */
+    MR_STEP_DONE,  /* finished */
+    MR_STEP_AGAIN, /* needs bytes from below, or room below: call again when there are */
+    MR_STEP_FAILED /* f->fault says why; the conn closes */
 };
 
 /* Received bytes on their way up. Borrowed: mr_buf_ref(buf) to keep them. */
@@ -68,13 +68,13 @@ struct mr_filter {
     const struct mr_filter_type *type;
     struct mr_conn *conn;
     struct mr_filter *above; /* towards the protocol; NULL = the protocol is next */
-    struct mr_filter *below; /* towards the socket; NULL = the socket is next     */
+    struct mr_filter *below; /* towards the socket; NULL = the socket is next */
     struct mr_out_list todo; /* conn's: pieces from above, not yet pushed through */
-    size_t todo_done;        /* conn's: bytes of todo.first that were             */
-    bool is_open;            /* conn's: open said DONE                            */
-    bool is_shut;            /* conn's: shut was called                           */
-    bool has_ended;          /* mr_filter_end was called                          */
-    moor_fault fault;        /* when open returned FAILED                         */
+    size_t todo_done;        /* conn's: bytes of todo.first that were */
+    bool is_open;            /* conn's: open said DONE */
+    bool is_shut;            /* conn's: shut was called */
+    bool has_ended;          /* mr_filter_end was called */
+    moor_fault fault;        /* when open returned FAILED */
 };
 
 /* For filters: results upwards, in->len > 0. Always taken: what is refused above stays on the conn. False:

@@ -32,7 +32,7 @@ struct mr_sock;
 
 /* All five are always set. They may call any mr_io_* function, mr_io_close on their own socket too. */
 struct mr_sock_events {
-    void (*connected)(struct mr_sock *s, int err); /* 0 or a positive errno                         */
+    void (*connected)(struct mr_sock *s, int err); /* 0 or a positive errno */
     /* len > 0 bytes at buf->data; the receiver owns one reference of buf.                            */
     void (*received)(struct mr_sock *s, struct mr_buf *buf, uint32_t len);
     /* 0 = the peer's FIN, ECANCELED = stopped, else a positive errno. Running out of buffers is not
@@ -47,22 +47,23 @@ struct mr_sock_events {
  * idle conn stays small. */
 struct mr_sock {
     const struct mr_sock_events *events;
-    int32_t fd;               /* -1 = none                                                       */
+    int32_t fd;               /* -1 = none */
     uint16_t pending;         /* backend: io_uring: operations whose last completion is outstanding;
                                  epoll: the errno that connected() or sent() will report         */
-    bool is_connecting;       /* backend: connected() is due                                     */
-    bool is_receiving;        /* backend: recv_ended() is due                                    */
-    bool is_stopping;         /* backend: recv_stop was asked for                                */
-    bool is_sending;          /* backend: sent() is due                                          */
-    bool is_closing;          /* backend: closed() is due                                        */
-    uint8_t bits;             /* backend's own                                                   */
-    const struct msghdr *out; /* backend: what is being sent                                     */
-    size_t out_done;          /* backend: bytes of it that went                                  */
-    struct mr_list link;      /* backend: receives that wait for a buffer, oldest first          */
-    struct mr_sock *next;     /* backend: queue of what to submit or to deliver                  */
+    bool is_connecting;       /* backend: connected() is due */
+    bool is_receiving;        /* backend: recv_ended() is due */
+    bool is_stopping;         /* backend: recv_stop was asked for */
+    bool is_sending;          /* backend: sent() is due */
+    bool is_closing;          /* backend: closed() is due */
+    uint8_t bits;             /* backend's own */
+    const struct msghdr *out; /* backend: what is being sent */
+    size_t out_done;          /* backend: bytes of it that went */
+    struct mr_list link;      /* backend: receives that wait for a buffer, oldest first */
+    struct mr_sock *next;     /* backend: queue of what to submit or to deliver */
 };
 
-typedef void (*mr_poll_fn)(void *ctx, uint32_t events); /* events: POLLIN, POLLOUT, POLLERR, POLLHUP */
+typedef void (*mr_poll_fn)(void *ctx,
+                           uint32_t events); /* events: POLLIN, POLLOUT, POLLERR, POLLHUP */
 
 /* Socket options every TCP socket of ours gets. Seconds; 0 = leave the kernel's. */
 struct mr_sock_options {
@@ -71,12 +72,12 @@ struct mr_sock_options {
 };
 
 struct mr_io_stats {
-    uint64_t enters;    /* system calls that wait or submit                  */
-    uint64_t syscalls;  /* every other system call the backend made          */
-    uint64_t events;    /* completions handled                               */
-    uint64_t rearms;    /* receives armed again after the kernel ended them  */
-    uint64_t overflows; /* completion queue overflows seen                   */
-    uint64_t starved;   /* receives that had to wait for a buffer            */
+    uint64_t enters;    /* system calls that wait or submit */
+    uint64_t syscalls;  /* every other system call the backend made */
+    uint64_t events;    /* completions handled */
+    uint64_t rearms;    /* receives armed again after the kernel ended them */
+    uint64_t overflows; /* completion queue overflows seen */
+    uint64_t starved;   /* receives that had to wait for a buffer */
 };
 
 struct mr_io_ops {
@@ -110,8 +111,8 @@ struct mr_io {
 
 /* Newer kernel features than the floor of Linux 6.1, and what MOORING_IO_MASK can hide. */
 enum mr_io_feature {
-    MR_IO_NO_IOWAIT = 1u << 0,   /* 6.15: waiting is not accounted as iowait        */
-    MR_IO_REG_RING = 1u << 1,    /* registered ring fd                              */
+    MR_IO_NO_IOWAIT = 1u << 0, /* 6.15: waiting is not accounted as iowait */
+    MR_IO_REG_RING = 1u << 1,  /* registered ring fd */
     MR_IO_FEATURES_ALL = 0xffffffffu
 };
 
@@ -122,9 +123,9 @@ struct mr_io_config {
     struct mr_buf_pool *bufs;
     struct mr_heap *heap;
     uint32_t sq_entries, cq_entries; /* io_uring: 0 = 512/4096; halved on ENOMEM down to 64/256 */
-    uint32_t posted_bytes_max;       /* io_uring: receive buffers in the kernel's hands, 0 = 1 MiB */
-    uint32_t features;               /* allowed mr_io_feature bits                            */
-    bool is_embedded;                /* the fd will sit in a foreign loop's poll or epoll     */
+    uint32_t posted_bytes_max; /* io_uring: receive buffers in the kernel's hands, 0 = 1 MiB */
+    uint32_t features;         /* allowed mr_io_feature bits */
+    bool is_embedded;          /* the fd will sit in a foreign loop's poll or epoll */
 };
 
 /* NULL and "auto" try io_uring, then epoll. `why` tells why the first choice was refused, "" if it was

@@ -21,8 +21,8 @@
 #include <unistd.h>
 
 enum {
-    PIECES = 64,           /* iovecs per system call                                          */
-    BURST_BYTES = 1 << 20, /* sent inside a call at most; the rest when the socket is ready   */
+    PIECES = 64,           /* iovecs per system call */
+    BURST_BYTES = 1 << 20, /* sent inside a call at most; the rest when the socket is ready */
     POLLS_PER_PAGE = 32,
 };
 

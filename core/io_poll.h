@@ -10,15 +10,15 @@
 #include "core/io.h"
 
 struct mr_poll {
-    struct moor_slot_ slot; /* first: outlives the poll                            */
-    struct mr_list link;    /* backend: what is to be submitted, or what is out    */
-    struct mr_poll *next;   /* epoll: other polls of the same descriptor           */
+    struct moor_slot_ slot; /* first: outlives the poll */
+    struct mr_list link;    /* backend: what is to be submitted, or what is out */
+    struct mr_poll *next;   /* epoll: other polls of the same descriptor */
     mr_poll_fn fn;
     void *ctx;
     int fd;
     uint32_t mask;
     bool is_armed;     /* io_uring: the kernel has it; a completion will come */
-    bool is_cancelled; /* io_uring: fn must not be called                     */
+    bool is_cancelled; /* io_uring: fn must not be called */
 };
 
 #define MR_POLL_GENERATION_BITS 20

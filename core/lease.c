@@ -44,9 +44,9 @@ moor_err mr_lease_deadline(const struct moor_pool *p, const moor_acquire_options
     if (given)
         memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
     MR_FAIL_IF(o.timeout_ms < MOOR_TIMEOUT_OF_POOL, MOOR_EINVAL);
-    *out_deadline_ns = mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL
-                                               ? p->options.acquire_timeout_ms
-                                               : o.timeout_ms);
+    *out_deadline_ns =
+        mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL ? p->options.acquire_timeout_ms
+                                                                 : o.timeout_ms);
     return MOOR_OK;
 }
 
@@ -69,8 +69,8 @@ static void discard(struct mr_lease *l)
     mr_slab_give(lease_slab(l->slot.shard), l);
 }
 
-moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, moor_acquired_cb cb,
-                          void *user, moor_op *out_op)
+moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, moor_acquired_cb cb, void *user,
+                          moor_op *out_op)
 {
     struct moor_shard *s = moor_shard_self();
     struct mr_berth *b = mr_berth_of(p->upstream, s);
@@ -260,8 +260,7 @@ static bool claim_end(struct moor_slot_ *slot, uint64_t generation)
 void moor_release(moor_lease lease, moor_release_how how)
 {
     struct moor_slot_ *slot = lease.slot_;
-    if (!slot || mr_runtime_is_forked(slot->shard->runtime) ||
-        !claim_end(slot, lease.generation_))
+    if (!slot || mr_runtime_is_forked(slot->shard->runtime) || !claim_end(slot, lease.generation_))
         return;
     struct mr_lease *l = (struct mr_lease *)(void *)slot;
     l->how = how;

@@ -11,11 +11,11 @@
 #include "core/pool.h"
 
 enum mr_lease_state {
-    MR_LEASE_WAITING, /* for a conn; the handle is a moor_op                                  */
-    MR_LEASE_GRANTED, /* has one, which its holder has not heard yet                          */
-    MR_LEASE_HELD,    /* the handle is a moor_lease                                           */
-    MR_LEASE_ENDING,  /* the handle is stale; the conn goes back later in this turn           */
-    MR_LEASE_OVER     /* no conn; pieces may still be with the one it had                     */
+    MR_LEASE_WAITING, /* for a conn; the handle is a moor_op */
+    MR_LEASE_GRANTED, /* has one, which its holder has not heard yet */
+    MR_LEASE_HELD,    /* the handle is a moor_lease */
+    MR_LEASE_ENDING,  /* the handle is stale; the conn goes back later in this turn */
+    MR_LEASE_OVER     /* no conn; pieces may still be with the one it had */
 };
 
 /* Somebody who wants one chunk. Embedded in what waits for it; gone from the lease before done(). */
@@ -25,36 +25,36 @@ struct mr_lease_reader {
 };
 
 struct mr_lease {
-    struct moor_slot_ slot;        /* the op's generation, then the lease's                    */
+    struct moor_slot_ slot; /* the op's generation, then the lease's */
     struct mr_claim claim;
     struct mr_pool_op op;
     struct mr_berth *berth;
-    struct mr_conn *conn;          /* NULL: not yet granted, broken, or given back             */
+    struct mr_conn *conn; /* NULL: not yet granted, broken, or given back */
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
-    struct mr_deferred tell;       /* cb, which may not run inside the grant                   */
-    struct mr_deferred give_back;  /* the conn, where a call of its is still on the stack      */
-    struct mr_message released;    /* moor_release of another thread                           */
-    moor_release_how how;          /* written by who ended the lease, before that is known     */
-    uint8_t state;                 /* enum mr_lease_state                                      */
+    struct mr_deferred tell;      /* cb, which may not run inside the grant */
+    struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */
+    struct mr_message released;   /* moor_release of another thread */
+    moor_release_how how;         /* written by who ended the lease, before that is known */
+    uint8_t state;                /* enum mr_lease_state */
     bool is_reused;
 
     /* the stream: stream.c */
-    bool is_reading;               /* moor_stream_read was called                              */
-    bool is_end_told;              /* on_end has run                                           */
-    bool has_ended;                /* nothing more will come; `fault` says why                 */
-    bool is_finishing;             /* moor_stream_finish was called                            */
+    bool is_reading;   /* moor_stream_read was called */
+    bool is_end_told;  /* on_end has run */
+    bool has_ended;    /* nothing more will come; `fault` says why */
+    bool is_finishing; /* moor_stream_finish was called */
     moor_fault fault;
     struct mr_window window;
     moor_stream_handlers handlers;
     void *stream_user;
     struct mr_lease_reader *reader;
-    struct mr_deferred end;        /* on_end, where the end came before the read               */
-    struct mr_deferred empties;    /* pieces without bytes                                     */
+    struct mr_deferred end;     /* on_end, where the end came before the read */
+    struct mr_deferred empties; /* pieces without bytes */
     struct mr_out *empty, **empty_tail;
-    uint32_t outs;                 /* pieces not yet let go                                    */
-    uint32_t inside;               /* calls of the conn or the holder on the stack: keeps the lease */
+    uint32_t outs;   /* pieces not yet let go */
+    uint32_t inside; /* calls of the conn or the holder on the stack: keeps the lease */
 };
 
 /* On the shard; deadline_ns is absolute. As moor_acquire, whose arguments were checked. */

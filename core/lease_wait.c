@@ -9,11 +9,11 @@
 #include "core/stream.h"
 
 struct wait {
-    struct mr_message start;   /* to the shard that does the work                           */
+    struct mr_message start;   /* to the shard that does the work */
     struct mr_message wake;    /* from it to the shard this thread drives, if that is another */
-    struct moor_shard *driven; /* NULL: the thread sleeps on `word`                         */
+    struct moor_shard *driven; /* NULL: the thread sleeps on `word` */
     void (*run)(struct wait *w);
-    _Atomic(uint32_t) word;    /* futex: 1 = done                                           */
+    _Atomic(uint32_t) word; /* futex: 1 = done */
     moor_err err;
 };
 

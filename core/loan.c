@@ -12,9 +12,9 @@ struct mr_loan {
     struct moor_slot_ slot;
     struct mr_message message;
     struct mr_pool_shard *local;
-    struct mr_window *window; /* NULL = its owner has ended                    */
+    struct mr_window *window; /* NULL = its owner has ended */
     struct mr_list link;
-    struct mr_buf *buf;       /* NULL = a copy                                 */
+    struct mr_buf *buf; /* NULL = a copy */
     void *copy;
     size_t len;
 };
@@ -77,8 +77,7 @@ bool mr_loan_make(struct mr_pool_shard *local, struct mr_window *w, const struct
     MR_STAT_ADD(local, chunks_lent, 1);
     if (n->copy)
         MR_STAT_ADD(local, chunks_copied, 1);
-    const uint64_t generation =
-        atomic_load_explicit(&n->slot.generation, memory_order_relaxed) + 1;
+    const uint64_t generation = atomic_load_explicit(&n->slot.generation, memory_order_relaxed) + 1;
     atomic_store_explicit(&n->slot.generation, generation, memory_order_relaxed);
     *out_chunk = (moor_chunk){
         .bytes = {n->copy ? n->copy : in->base, len},

@@ -18,16 +18,16 @@ struct mr_deferred {
 };
 
 struct mr_loop {
-    struct mr_io *io;             /* owned                                                    */
-    struct mr_heap *heap;         /* borrowed                                                 */
-    const struct mr_clock *clock; /* borrowed                                                 */
-    int64_t now_ns;               /* sampled once a turn; nobody below reads a clock          */
+    struct mr_io *io;             /* owned */
+    struct mr_heap *heap;         /* borrowed */
+    const struct mr_clock *clock; /* borrowed */
+    int64_t now_ns;               /* sampled once a turn; nobody below reads a clock */
     struct mr_wheel wheel;
-    struct mr_list deferred;      /* mr_deferred: FIFO                                        */
-    struct mr_list flushes;       /* mr_deferred: run last before the kernel is entered       */
+    struct mr_list deferred; /* mr_deferred: FIFO */
+    struct mr_list flushes;  /* mr_deferred: run last before the kernel is entered */
     uint64_t turns;
-    uint64_t calls;               /* timers fired and deferred work run: callbacks may have run */
-    uint64_t random;              /* state of mr_loop_random; seeded by the owner             */
+    uint64_t calls;  /* timers fired and deferred work run: callbacks may have run */
+    uint64_t random; /* state of mr_loop_random; seeded by the owner */
 };
 
 /* Takes `io`. */

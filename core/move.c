@@ -228,8 +228,8 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
     struct mr_list *first = mr_list_first(&b->waiters);
     if (!mr_list_is_empty(&b->fresh) && c->uses == 0)
         return false;
-    int64_t oldest = first ? MR_CONTAINER_OF(first, struct mr_claim, link)->since_ns - DONATE_LEAD_NS
-                           : MR_NEVER;
+    int64_t oldest =
+        first ? MR_CONTAINER_OF(first, struct mr_claim, link)->since_ns - DONATE_LEAD_NS : MR_NEVER;
     struct mr_berth *to = NULL;
     for (uint32_t i = 0; i < count; i++) {
         struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[i], memory_order_acquire);

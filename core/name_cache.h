@@ -25,7 +25,7 @@ struct mr_name_cache {
 /* An answer: addresses, or none and why. */
 struct mr_name_answer {
     struct mr_addrs *addrs; /* a reference; NULL = a failure */
-    const char *what;       /* static; why there is none     */
+    const char *what;       /* static; why there is none */
 };
 
 MOOR_NODISCARD moor_err mr_name_cache_init(struct mr_name_cache *c, struct mr_heap *heap,

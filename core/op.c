@@ -11,8 +11,7 @@ static void run_asked(struct mr_message *m);
 uint64_t mr_op_begin(struct moor_slot_ *slot, struct moor_shard *s,
                      void (*asked)(struct moor_slot_ *slot, unsigned what))
 {
-    const uint64_t generation =
-        atomic_load_explicit(&slot->generation, memory_order_relaxed) + 1;
+    const uint64_t generation = atomic_load_explicit(&slot->generation, memory_order_relaxed) + 1;
     mr_slot_own(slot, s);
     slot->asked = asked;
     atomic_store_explicit(&slot->generation, generation, memory_order_release);

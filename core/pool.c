@@ -156,8 +156,8 @@ struct mr_pool_shard *mr_pool_local(struct moor_pool *p, struct moor_shard *s)
     mr_list_init(&local->berths);
     mr_list_init(&local->ops);
     /* Made by a message that came while the thread is leaving: it must not begin anything either. */
-    local->is_leaving = atomic_load_explicit(&s->shared.state, memory_order_relaxed) ==
-                        MR_SHARD_STOPPING;
+    local->is_leaving =
+        atomic_load_explicit(&s->shared.state, memory_order_relaxed) == MR_SHARD_STOPPING;
     local->drain.run = mr_pool_run_drain;
     local->deadline.fire = mr_pool_fire_deadline;
     local->report.run = mr_pool_run_report;

@@ -24,82 +24,84 @@ enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
 /* Where conns go: one host and port, or a socket's path. */
 struct mr_upstream {
     struct moor_pool *pool;
-    struct mr_upstream *next;           /* in its bucket                                        */
-    char *host;                         /* name or literal; NULL for a Unix socket              */
-    char *path;                         /* of a Unix socket, else NULL                          */
+    struct mr_upstream *next; /* in its bucket */
+    char *host;               /* name or literal; NULL for a Unix socket */
+    char *path;               /* of a Unix socket, else NULL */
     uint16_t port;
-    struct mr_gate gate;                /* under the pool's lock                                */
-    _Atomic(int) family;                /* of the last winner, AF_UNSPEC: a hint                */
-    _Atomic(uint32_t) home;             /* index + 1 of the shard that keeps min idle; 0 = none */
-    _Atomic(uint32_t) idle_total;       /* over all shards                                      */
-    _Atomic(uint32_t) waiters;          /* over all shards                                      */
-    _Atomic(uint32_t) wasted;           /* conns the peer ended unused since one was used       */
-    _Atomic(int64_t) calm_until_ns;     /* wasted > 0: no dial for min idle before              */
-    _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release       */
+    struct mr_gate gate;            /* under the pool's lock */
+    _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
+    _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
+    _Atomic(uint32_t) idle_total;   /* over all shards */
+    _Atomic(uint32_t) waiters;      /* over all shards */
+    _Atomic(uint32_t) wasted;       /* conns the peer ended unused since one was used */
+    _Atomic(int64_t) calm_until_ns; /* wasted > 0: no dial for min idle before */
+    _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release */
 };
 
 /* Something of a pool that is under way on a shard and can be told to end. */
 struct mr_pool_op {
     struct mr_list link;
-    void (*abort)(struct mr_pool_op *op); /* ends it, with its callback, later or now            */
+    void (*abort)(struct mr_pool_op *op); /* ends it, with its callback, later or now */
 };
 
 struct mr_pool_shard {
     struct moor_pool *pool;
     struct moor_shard *shard;
-    struct mr_list link;                /* shard->mine.locals                                   */
+    struct mr_list link; /* shard->mine.locals */
     struct mr_list berths;
-    struct mr_list ops;                 /* mr_pool_op                                           */
-    uint32_t live;                      /* conns, ops, loans, moves: 0 = this shard is done     */
+    struct mr_list ops; /* mr_pool_op */
+    uint32_t live;      /* conns, ops, loans, moves: 0 = this shard is done */
     bool is_draining, is_reported;
-    bool is_leaving;                    /* its thread gives the shard up                        */
+    bool is_leaving; /* its thread gives the shard up */
     struct mr_message drain;
     _Atomic(bool) is_drain_posted;
     struct mr_timer deadline;
     struct mr_deferred report;
 #define X(name, text) _Atomic(uint64_t) name; /* one writer, relaxed */
-    struct { MOOR_STATS(X) } stats;
+    struct {
+        MOOR_STATS(X)
+    } stats;
 #undef X
     struct mr_histogram histograms[MOOR_HISTOGRAM_COUNT_];
 };
 
 struct moor_pool {
     struct moor_runtime *runtime;
-    struct mr_list link;                /* runtime->pools, under its lock                       */
-    moor_pool_options options;          /* strings are the pool's own                           */
+    struct mr_list link;       /* runtime->pools, under its lock */
+    moor_pool_options options; /* strings are the pool's own */
     char *name;
     const struct mr_protocol *protocol;
-    moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec            */
-    void *wiring;                       /* the floor above's; freed by unwire                   */
+    moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec */
+    void *wiring; /* the floor above's; freed by unwire */
     void (*unwire)(struct moor_pool *p);
     struct mr_sock_options sock_options;
-    struct mr_lock lock;                /* gates, list of upstreams, locals being made, state    */
-    _Atomic(struct mr_upstream *) upstreams[MR_ORIGIN_BUCKETS]; /* by hash; lists only ever grow  */
-    struct mr_upstream *upstream;       /* the one it was opened for; NULL = any                */
+    struct mr_lock lock; /* gates, list of upstreams, locals being made, state */
+    _Atomic(struct mr_upstream *) upstreams[MR_ORIGIN_BUCKETS]; /* by hash; lists only ever grow */
+    struct mr_upstream *upstream; /* the one it was opened for; NULL = any */
     uint32_t upstream_count;
-    uint32_t conns;                     /* of all upstreams, open and being dialled; under lock */
-    _Atomic(bool) wants_room;           /* somebody waits under conns_max_pool: an idle conn may go */
+    uint32_t conns;           /* of all upstreams, open and being dialled; under lock */
+    _Atomic(bool) wants_room; /* somebody waits under conns_max_pool: an idle conn may go */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
-    _Atomic(uint32_t) state;            /* enum mr_pool_state                                   */
-    _Atomic(uint32_t) shards_live;      /* locals not yet drained, plus 1 while open, plus
+    _Atomic(uint32_t) state;        /* enum mr_pool_state */
+    _Atomic(uint32_t) shards_live;  /* locals not yet drained, plus 1 while open, plus
                                            messages of the pool on their way                    */
-    _Atomic(uint32_t) drained_word;     /* futex: 1 = nothing is left                           */
-    int64_t drain_deadline_ns;          /* under lock                                           */
+    _Atomic(uint32_t) drained_word; /* futex: 1 = nothing is left */
+    int64_t drain_deadline_ns;      /* under lock */
     void (*on_drained)(void *user);
     void *on_drained_user;
-    struct mr_message finish;           /* on_drained on a shard where no shard used the pool   */
+    struct mr_message finish; /* on_drained on a shard where no shard used the pool */
 };
 
 #define MR_STAT_ADD(local, name, n)                                                                \
-    atomic_store_explicit(                                                                         \
-        &(local)->stats.name,                                                                      \
-        atomic_load_explicit(&(local)->stats.name, memory_order_relaxed) + (uint64_t)(n),          \
-        memory_order_relaxed)
+    atomic_store_explicit(&(local)->stats.name,                                                    \
+                          atomic_load_explicit(&(local)->stats.name, memory_order_relaxed) +       \
+                              (uint64_t)(n),                                                       \
+                          memory_order_relaxed)
 
 struct mr_pool_spec {
-    const char *name;                      /* for logs; NULL = made of the upstream             */
+    const char *name; /* for logs; NULL = made of the upstream */
     const struct mr_protocol *protocol;
-    moor_pool_options options;             /* overlaid and checked                              */
+    moor_pool_options options; /* overlaid and checked */
     /* Adds filters to a conn that has just connected; it may choose c->protocol later, when they are
      * open. NULL = plain. Not OK: the dial fails with it. On the conn's shard. */
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c);

@@ -13,9 +13,9 @@
 struct mr_claim;
 
 struct mr_protocol {
-    const char *name;            /* "h1", "stream": in logs and stats                             */
-    uint32_t capacity_expected;  /* claims a conn being dialled will carry: bounds useless dials  */
-    bool is_multiplexed;         /* input() also gets the bytes that come between claims, and the
+    const char *name;           /* "h1", "stream": in logs and stats */
+    uint32_t capacity_expected; /* claims a conn being dialled will carry: bounds useless dials */
+    bool is_multiplexed;        /* input() also gets the bytes that come between claims, and the
                                     conn stays on its shard                                       */
 
     /* Secured: prepare the conn, then say mr_conn_set_capacity(c, n > 0), now or later. Not OK closes. */

@@ -38,14 +38,14 @@ struct mr_resolver_shard {
 struct mr_resolver_config {
     const char *servers;     /* "127.0.0.1:5353,[::1]:53" instead of resolv.conf's; NULL or "" =
                                 resolv.conf's */
-    const char *hosts_path;  /* NULL = /etc/hosts; "" = none                             */
-    const char *resolv_path; /* NULL = /etc/resolv.conf                                  */
-    int64_t ttl_max_ms;      /* ceiling of a positive answer's life                      */
-    int64_t negative_ttl_ms; /* of "no such name" and "no addresses"                     */
+    const char *hosts_path;  /* NULL = /etc/hosts; "" = none */
+    const char *resolv_path; /* NULL = /etc/resolv.conf */
+    int64_t ttl_max_ms;      /* ceiling of a positive answer's life */
+    int64_t negative_ttl_ms; /* of "no such name" and "no addresses" */
     int64_t files_check_ms;  /* how often the files' dates are looked at; 0 = never, no thread */
     int64_t timeout_ms;      /* per try of a name server, doubled by rounds; 0 = resolv.conf's */
-    uint32_t tries;          /* 0 = resolv.conf's                                        */
-    uint32_t names_max;      /* cache bound; the one unused for longest goes             */
+    uint32_t tries;          /* 0 = resolv.conf's */
+    uint32_t names_max;      /* cache bound; the one unused for longest goes */
 };
 
 /* Fills in the defaults; the texts are borrowed until mr_resolver_create has returned. */
@@ -80,7 +80,7 @@ static inline void mr_resolver_shard_destroy(struct mr_resolver_shard *s)
  * cancel. */
 struct mr_lookup {
     const char *host;    /* borrowed until done or cancel */
-    int64_t deadline_ns; /* absolute, MR_NEVER = none     */
+    int64_t deadline_ns; /* absolute, MR_NEVER = none */
     /*
      * Exactly once and never inside mr_resolver_lookup; req may be reused or freed inside it.
      *   OK: addrs is borrowed (mr_addrs_ref to keep it), in the order to try, ports are 0.

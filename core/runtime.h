@@ -26,30 +26,31 @@ struct mr_runtime_hooks {
     struct mr_resolver *resolver; /* taken */
     moor_err (*io_create)(void *ctx, const struct mr_io_config *c, struct mr_io **out_io);
     void *io_ctx;
-    uint64_t seed;                /* of every shard's randomness                */
+    uint64_t seed; /* of every shard's randomness */
 };
 
 struct moor_runtime {
-    moor_runtime_options options;      /* strings are the runtime's own                       */
-    struct mr_heap heap;               /* shared: pools, berths, responses                    */
+    moor_runtime_options options; /* strings are the runtime's own */
+    struct mr_heap heap;          /* shared: pools, berths, responses */
     const struct mr_clock *clock;
     struct mr_runtime_hooks hooks;
     struct mr_log log;
     struct mr_resolver *resolver;
-    struct mr_lock lock;               /* pools, making and ending shards                     */
-    struct mr_lock gone_lock;          /* what is left on shards that nobody drives           */
+    struct mr_lock lock;      /* pools, making and ending shards */
+    struct mr_lock gone_lock; /* what is left on shards that nobody drives */
     struct mr_list pools;
-    _Atomic(struct moor_shard *) shards[MR_SHARDS_MAX]; /* slots are reused by adopters       */
-    _Atomic(uint32_t) shard_count;     /* slots ever used                                     */
+    _Atomic(struct moor_shard *) shards[MR_SHARDS_MAX]; /* slots are reused by adopters */
+    _Atomic(uint32_t) shard_count;                      /* slots ever used */
     pthread_t threads[MR_SHARDS_MAX];
-    _Atomic(uint32_t) thread_words[MR_SHARDS_MAX]; /* futex: 0 starting, 1 running, else 2 + moor_err */
+    _Atomic(uint32_t)
+        thread_words[MR_SHARDS_MAX]; /* futex: 0 starting, 1 running, else 2 + moor_err */
     uint32_t thread_count;
-    _Atomic(uint32_t) conns;           /* open and being dialled, over all pools              */
-    _Atomic(bool) wants_room;          /* as a pool's, under conns_max_runtime                */
-    _Atomic(uint32_t) waiters;         /* over all pools                                      */
-    _Atomic(uint32_t) next_shard;      /* where the next blocking call goes                   */
-    const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child                   */
-    _Atomic(bool) has_backend;         /* both texts are set, for good                        */
+    _Atomic(uint32_t) conns;                 /* open and being dialled, over all pools */
+    _Atomic(bool) wants_room;                /* as a pool's, under conns_max_runtime */
+    _Atomic(uint32_t) waiters;               /* over all pools */
+    _Atomic(uint32_t) next_shard;            /* where the next blocking call goes */
+    const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
+    _Atomic(bool) has_backend;               /* both texts are set, for good */
     char backend[16];
     char backend_reason[160];
 };

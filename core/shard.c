@@ -76,11 +76,10 @@ static moor_err make_loop(struct moor_shard *s, bool is_embedded, char *why, siz
     struct mr_io *io = NULL;
     MR_TRY(make_io(s, is_embedded, &io, why, why_cap));
     struct moor_runtime *r = s->runtime;
-    const uint64_t seed = r->hooks.seed ? r->hooks.seed + s->index
-                                        : (uint64_t)mr_clock_now(r->clock) ^ (uintptr_t)s;
+    const uint64_t seed =
+        r->hooks.seed ? r->hooks.seed + s->index : (uint64_t)mr_clock_now(r->clock) ^ (uintptr_t)s;
     mr_loop_init(&s->mine.loop, io, &s->mine.heap, r->clock, seed);
-    const moor_err e =
-        mr_resolver_shard_create(r->resolver, &s->mine.loop, &s->mine.resolver);
+    const moor_err e = mr_resolver_shard_create(r->resolver, &s->mine.loop, &s->mine.resolver);
     if (e)
         mr_loop_fini(&s->mine.loop);
     return e;

@@ -30,17 +30,17 @@ enum mr_slab_id {
 enum mr_shard_state {
     MR_SHARD_STARTING,
     MR_SHARD_RUNNING,
-    MR_SHARD_STOPPING, /* its adopter is leaving: nothing new begins here       */
-    MR_SHARD_GONE,     /* nobody drives it; its inbox is closed                 */
-    MR_SHARD_VACANT    /* its loop has ended too: the next adopter may have it  */
+    MR_SHARD_STOPPING, /* its adopter is leaving: nothing new begins here */
+    MR_SHARD_GONE,     /* nobody drives it; its inbox is closed */
+    MR_SHARD_VACANT    /* its loop has ended too: the next adopter may have it */
 };
 
 struct moor_shard {
     struct moor_runtime *runtime;
     uint32_t index;
     bool is_adopted;
-    bool has_memory;                  /* `mine` up to slabs is made: kept when an adopter leaves */
-    int64_t spin_ns;                  /* look for messages this long before sleeping; 0 = never */
+    bool has_memory; /* `mine` up to slabs is made: kept when an adopter leaves */
+    int64_t spin_ns; /* look for messages this long before sleeping; 0 = never */
     struct {
         struct mr_heap heap;
         struct mr_loop loop;
@@ -48,21 +48,21 @@ struct moor_shard {
         struct mr_arena_cache arenas;
         struct mr_slab slabs[MR_SLABS];
         struct mr_resolver_shard *resolver;
-        struct mr_list locals;        /* mr_pool_shard: what each pool has here          */
-        bool is_turning;              /* inside mr_shard_turn: callbacks may be running  */
-        bool is_over;                 /* asked to stop, threaded shards                  */
-        int64_t message_gap_ns;       /* smoothed time between messages                  */
+        struct mr_list locals;  /* mr_pool_shard: what each pool has here */
+        bool is_turning;        /* inside mr_shard_turn: callbacks may be running */
+        bool is_over;           /* asked to stop, threaded shards */
+        int64_t message_gap_ns; /* smoothed time between messages */
         int64_t message_last_ns;
-        struct mr_timer rest;         /* after work: gives freed memory back             */
-        uint64_t rest_events;         /* completions seen when it last looked            */
-        struct mr_trace trace;        /* what a panic on this thread prints              */
+        struct mr_timer rest;  /* after work: gives freed memory back */
+        uint64_t rest_events;  /* completions seen when it last looked */
+        struct mr_trace trace; /* what a panic on this thread prints */
     } mine;
     struct {
         struct mr_inbox inbox;
-        _Atomic(bool) is_sleeping;    /* seq_cst with the inbox: see mr_shard_post       */
-        _Atomic(uint32_t) wakers;     /* posters about to wake: the backend outlives them */
-        _Atomic(uint32_t) state;      /* enum mr_shard_state                             */
-        struct mr_message feed;       /* mr_shard_feed_all                               */
+        _Atomic(bool) is_sleeping; /* seq_cst with the inbox: see mr_shard_post */
+        _Atomic(uint32_t) wakers;  /* posters about to wake: the backend outlives them */
+        _Atomic(uint32_t) state;   /* enum mr_shard_state */
+        struct mr_message feed;    /* mr_shard_feed_all */
         _Atomic(bool) is_feed_posted, has_room;
     } shared;
 };

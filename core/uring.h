@@ -14,11 +14,11 @@
 /* Low bits of user_data; the rest is the address of the mr_sock or mr_poll, which stays valid until
  * its last completion. */
 enum mr_uring_op {
-    MR_URING_OP_IGNORED, /* a cancel: what it cancelled speaks for itself   */
+    MR_URING_OP_IGNORED, /* a cancel: what it cancelled speaks for itself */
     MR_URING_OP_CONNECT,
     MR_URING_OP_SEND,
     MR_URING_OP_RECV,
-    MR_URING_OP_STOPPED, /* a NOP: the receive to be stopped was not armed  */
+    MR_URING_OP_STOPPED, /* a NOP: the receive to be stopped was not armed */
     MR_URING_OP_CLOSE,
     MR_URING_OP_POLL,
     MR_URING_OP_WAKE,
@@ -27,14 +27,14 @@ enum mr_uring_op {
 
 /* mr_sock.bits. */
 enum {
-    MR_URING_WANT_CONNECT = 1 << 0, /* to be submitted, as are the next four            */
+    MR_URING_WANT_CONNECT = 1 << 0, /* to be submitted, as are the next four */
     MR_URING_WANT_SEND = 1 << 1,
     MR_URING_WANT_RECV = 1 << 2,
     MR_URING_WANT_STOP = 1 << 3,
     MR_URING_WANT_CLOSE = 1 << 4,
-    MR_URING_RECV_ARMED = 1 << 5, /* the kernel has a multishot receive               */
-    MR_URING_STARVED = 1 << 6,    /* in u->starved, to be wanted again                */
-    MR_URING_QUEUED = 1 << 7,     /* in the submission queue                          */
+    MR_URING_RECV_ARMED = 1 << 5, /* the kernel has a multishot receive */
+    MR_URING_STARVED = 1 << 6,    /* in u->starved, to be wanted again */
+    MR_URING_QUEUED = 1 << 7,     /* in the submission queue */
     MR_URING_WANTS = (1 << 5) - 1,
 };
 
@@ -43,13 +43,13 @@ struct mr_uring {
     struct io_uring ring;
     struct mr_uring_bufs bufs;
     struct mr_slab polls;
-    struct mr_list poll_queue;   /* mr_poll: to be armed, or to be cancelled in the kernel       */
-    struct mr_list poll_out;     /* mr_poll: armed or dying in the kernel                        */
-    struct mr_list starved;      /* mr_sock by link: receives without a buffer, oldest first     */
-    struct mr_sock *queue_first; /* mr_sock by next: something of them is to be submitted        */
+    struct mr_list poll_queue;   /* mr_poll: to be armed, or to be cancelled in the kernel */
+    struct mr_list poll_out;     /* mr_poll: armed or dying in the kernel */
+    struct mr_list starved;      /* mr_sock by link: receives without a buffer, oldest first */
+    struct mr_sock *queue_first; /* mr_sock by next: something of them is to be submitted */
     struct mr_sock *queue_last;
     unsigned enter_flags;
-    int wake_fd; /* eventfd, never read: the multishot poll sees every write     */
+    int wake_fd; /* eventfd, never read: the multishot poll sees every write */
     bool is_wake_armed;
 };
 

@@ -10,15 +10,15 @@
 #include <liburing.h>
 
 struct mr_uring_bufs {
-    struct mr_buf_pool *pool;       /* borrowed                                             */
-    struct io_uring_buf_ring *ring; /* own pages, so that a forked child does not get them  */
+    struct mr_buf_pool *pool;       /* borrowed */
+    struct io_uring_buf_ring *ring; /* own pages, so that a forked child does not get them */
     size_t ring_bytes;
-    uint32_t entries; /* a power of two                                       */
-    uint32_t posted;  /* the kernel may write to these                        */
-    uint32_t target;  /* how many to post: grows when the ring ran dry        */
+    uint32_t entries; /* a power of two */
+    uint32_t posted;  /* the kernel may write to these */
+    uint32_t target;  /* how many to post: grows when the ring ran dry */
     uint32_t posted_max;
-    bool ran_dry; /* the kernel found it empty since the last refill      */
-    bool refused; /* the heap made no buffer though the pool may grow     */
+    bool ran_dry; /* the kernel found it empty since the last refill */
+    bool refused; /* the heap made no buffer though the pool may grow */
 };
 
 #define MR_URING_BUF_GROUP 1

@@ -5,7 +5,6 @@
 
 #include <ares_version.h>
 
-
 #if defined(__clang__)
 #define COMPILER "clang " __clang_version__
 #else

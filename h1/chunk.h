@@ -9,8 +9,8 @@
 #include "h1/fault.h"
 
 struct mr_h1_chunked {
-    uint64_t left;   /* data bytes of this chunk still to come                             */
-    uint64_t total;  /* data bytes announced so far                                        */
+    uint64_t left;   /* data bytes of this chunk still to come */
+    uint64_t total;  /* data bytes announced so far */
     uint32_t unpaid; /* extension bytes not yet outweighed by data, see chunk_ext_bytes_max */
     uint8_t state;
     uint8_t digits;
@@ -18,10 +18,10 @@ struct mr_h1_chunked {
 };
 
 enum mr_h1_chunk_step {
-    MR_H1_CHUNK_MORE, /* all input consumed                                       */
-    MR_H1_CHUNK_DATA, /* *body holds data                                         */
-    MR_H1_CHUNK_LAST, /* the zero chunk's line was consumed; the trailers follow  */
-    MR_H1_CHUNK_BAD   /* see fault                                                */
+    MR_H1_CHUNK_MORE, /* all input consumed */
+    MR_H1_CHUNK_DATA, /* *body holds data */
+    MR_H1_CHUNK_LAST, /* the zero chunk's line was consumed; the trailers follow */
+    MR_H1_CHUNK_BAD   /* see fault */
 };
 
 void mr_h1_chunked_init(struct mr_h1_chunked *c);

@@ -49,7 +49,7 @@ enum mr_h1_fault {
 #define X(name, err, text) MR_H1_FAULT_##name,
     MR_H1_FAULTS(X)
 #undef X
-    MR_H1_FAULT_COUNT
+        MR_H1_FAULT_COUNT
 };
 
 moor_err mr_h1_fault_err(enum mr_h1_fault f);

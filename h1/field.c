@@ -39,8 +39,7 @@ enum { PLAIN_VALUE_BLOCKS = 3, WINDOW = 16 + 2 + PLAIN_VALUE_BLOCKS * 16 + 14 };
  * most 48 visible characters, CRLF. Reads WINDOW bytes and asks for no bound: what is not such a
  * line gives NULL and is left to take_any_line. shift leads from line to the bytes the
  * spans shall point at. */
-static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shift,
-                                             moor_header *h)
+static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shift, moor_header *h)
 {
     const size_t name_len = mr_h1_name_run(line);
     const uint8_t *value = line + name_len + 1;
@@ -67,9 +66,10 @@ static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shif
 /* One line, with every bound and every case; *next is the line after it. */
 enum line_kind { LINE_FIELD, LINE_EMPTY, LINE_PART, LINE_BAD };
 
-static __attribute__((noinline)) enum line_kind
-take_any_line(struct mr_h1_section *s, const uint8_t *line, const uint8_t *end,
-              const uint8_t **next)
+static __attribute__((noinline)) enum line_kind take_any_line(struct mr_h1_section *s,
+                                                              const uint8_t *line,
+                                                              const uint8_t *end,
+                                                              const uint8_t **next)
 {
     const uint8_t *const colon = mr_h1_scan_name(line, end);
     enum mr_h1_fault fault;
@@ -284,9 +284,8 @@ static enum mr_h1_fault note(struct mr_h1_section *s, const moor_header *h)
         }
     } else if (has_word(name, "connecti")) {
         if (has_word(name + 2, "nnection"))
-            s->seen |= is_keep_alive(h->value.base, h->value.len)
-                           ? MR_H1_SEEN_KEEP_ALIVE
-                           : mr_h1_connection_bits(h->value);
+            s->seen |= is_keep_alive(h->value.base, h->value.len) ? MR_H1_SEEN_KEEP_ALIVE
+                                                                  : mr_h1_connection_bits(h->value);
     } else if (is_keep_alive(name, h->name.len)) {
         s->keep_alive_s = keep_alive_timeout(h->value);
     }
@@ -391,9 +390,10 @@ enum mr_h1_fault mr_h1_section_keep_trailers(struct mr_h1_section *s)
 {
     /* Routing, authentication, payload and connection matters belong in the head. */
     static const char *const dropped[] = {
-        "host", "connection", "keep-alive", "upgrade", "te", "trailer", "expect", "content-type",
-        "content-encoding", "content-range", "cache-control", "authorization", "set-cookie",
-        "www-authenticate", "proxy-authenticate", "location", "age", "date", "expires", "vary",
+        "host",          "connection",    "keep-alive",   "upgrade",          "te",
+        "trailer",       "expect",        "content-type", "content-encoding", "content-range",
+        "cache-control", "authorization", "set-cookie",   "www-authenticate", "proxy-authenticate",
+        "location",      "age",           "date",         "expires",          "vary",
         "retry-after",
     };
     uint32_t kept = 0;

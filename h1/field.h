@@ -29,8 +29,8 @@ struct mr_h1_section {
     moor_header *list; /* inline_list until it is full */
     uint32_t count, cap, count_max;
     uint32_t seen;
-    uint64_t length;       /* Content-Length; meaningful with MR_H1_SEEN_LENGTH      */
-    uint32_t keep_alive_s; /* Keep-Alive: timeout=N; 0 = the peer did not tell       */
+    uint64_t length;       /* Content-Length; meaningful with MR_H1_SEEN_LENGTH */
+    uint32_t keep_alive_s; /* Keep-Alive: timeout=N; 0 = the peer did not tell */
     enum mr_h1_fault fault;
     mr_h1_alloc_fn alloc;
     void *alloc_ctx;

@@ -230,8 +230,8 @@ static enum mr_h1_parsed parse_cut_section(struct mr_h1_reply *r, moor_span in, 
         if (lf || !r->status_done)
             parsed = parse_section(r, r->side, r->side_len);
         if (parsed == MR_H1_PARSED_PART && r->side_len == bytes_max) {
-            r->section.fault = r->state == HEAD ? MR_H1_FAULT_HEAD_TOO_BIG
-                                                : MR_H1_FAULT_TRAILERS_TOO_BIG;
+            r->section.fault =
+                r->state == HEAD ? MR_H1_FAULT_HEAD_TOO_BIG : MR_H1_FAULT_TRAILERS_TOO_BIG;
             return MR_H1_PARSED_BAD;
         }
     }
@@ -420,9 +420,8 @@ static enum mr_h1_event take_trailers(struct mr_h1_reply *r, moor_span in, size_
 
     if (parsed == MR_H1_PARSED_PART)
         return MR_H1_NEED_MORE;
-    const enum mr_h1_fault fault = parsed == MR_H1_PARSED_BAD
-                                       ? r->section.fault
-                                       : mr_h1_section_keep_trailers(&r->section);
+    const enum mr_h1_fault fault =
+        parsed == MR_H1_PARSED_BAD ? r->section.fault : mr_h1_section_keep_trailers(&r->section);
     if (fault != MR_H1_FAULT_NONE)
         return fail(r, fault, out);
     publish(r);

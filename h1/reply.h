@@ -25,21 +25,21 @@
 
 /* Each bounds what a hostile server can make us hold or do. */
 struct mr_h1_limits {
-    uint32_t head_bytes_max;      /* status line to empty line, each 1xx on its own: memory     */
-    uint32_t header_count_max;    /* fields of one head, or of the trailers: memory             */
-    uint32_t trailer_bytes_max;   /* trailers with their empty line: memory                     */
-    uint32_t chunk_ext_bytes_max; /* extension bytes beyond the data seen: CPU for no data      */
-    uint32_t interim_count_max;   /* 1xx replies before the final one: an endless exchange      */
-    uint64_t body_bytes_max;      /* decoded body; MR_H1_UNLIMITED by default                   */
+    uint32_t head_bytes_max;      /* status line to empty line, each 1xx on its own: memory */
+    uint32_t header_count_max;    /* fields of one head, or of the trailers: memory */
+    uint32_t trailer_bytes_max;   /* trailers with their empty line: memory */
+    uint32_t chunk_ext_bytes_max; /* extension bytes beyond the data seen: CPU for no data */
+    uint32_t interim_count_max;   /* 1xx replies before the final one: an endless exchange */
+    uint64_t body_bytes_max;      /* decoded body; MR_H1_UNLIMITED by default */
 };
 extern const struct mr_h1_limits mr_h1_limits_default;
 
 /* What was asked decides how the reply is framed. */
 enum mr_h1_asked {
     MR_H1_FOR_ANY = 0,
-    MR_H1_FOR_HEAD = 1 << 0,    /* HEAD: never a body                                  */
-    MR_H1_FOR_CONNECT = 1 << 1, /* CONNECT: 2xx turns the conn into a tunnel           */
-    MR_H1_FOR_UPGRADE = 1 << 2  /* Connection: upgrade was sent: 101 is welcome        */
+    MR_H1_FOR_HEAD = 1 << 0,    /* HEAD: never a body */
+    MR_H1_FOR_CONNECT = 1 << 1, /* CONNECT: 2xx turns the conn into a tunnel */
+    MR_H1_FOR_UPGRADE = 1 << 2  /* Connection: upgrade was sent: 101 is welcome */
 };
 
 enum mr_h1_body {
@@ -51,29 +51,29 @@ enum mr_h1_body {
 
 struct mr_h1_head {
     uint16_t status; /* 100 to 999; above 599 to be treated as 5xx, RFC 9110 15 */
-    uint8_t minor;   /* HTTP/1.minor                                            */
+    uint8_t minor;   /* HTTP/1.minor */
     enum mr_h1_body body;
-    bool upgraded;   /* 101, or 2xx to CONNECT: what follows DONE is another protocol */
-    bool keep_alive; /* the conn may be reused after DONE                             */
-    uint32_t keep_alive_s;   /* Keep-Alive: timeout=N; 0 = not told                   */
-    uint64_t content_length; /* as announced, also for HEAD and 304; MR_H1_NO_LENGTH  */
-    moor_span reason;        /* may be empty                                          */
+    bool upgraded;           /* 101, or 2xx to CONNECT: what follows DONE is another protocol */
+    bool keep_alive;         /* the conn may be reused after DONE */
+    uint32_t keep_alive_s;   /* Keep-Alive: timeout=N; 0 = not told */
+    uint64_t content_length; /* as announced, also for HEAD and 304; MR_H1_NO_LENGTH */
+    moor_span reason;        /* may be empty */
     const moor_header *headers;
     size_t header_count;
 };
 
 enum mr_h1_event {
-    MR_H1_NEED_MORE, /* everything consumed, nothing to tell                               */
-    MR_H1_HEAD_1XX,  /* r->head is an interim reply, another head follows                  */
-    MR_H1_HEAD,      /* r->head is the final one                                           */
-    MR_H1_BODY,      /* out->body: at least one byte, a span of the input                  */
-    MR_H1_TRAILERS,  /* r->head.headers now holds the trailers; only if there are any      */
-    MR_H1_DONE,      /* the reply is over; input not consumed is not ours                  */
+    MR_H1_NEED_MORE, /* everything consumed, nothing to tell */
+    MR_H1_HEAD_1XX,  /* r->head is an interim reply, another head follows */
+    MR_H1_HEAD,      /* r->head is the final one */
+    MR_H1_BODY,      /* out->body: at least one byte, a span of the input */
+    MR_H1_TRAILERS,  /* r->head.headers now holds the trailers; only if there are any */
+    MR_H1_DONE,      /* the reply is over; input not consumed is not ours */
     MR_H1_ERROR      /* out->err, out->what; the conn must be closed; comes again if asked */
 };
 
 struct mr_h1_out {
-    moor_span body;         /* MR_H1_BODY  */
+    moor_span body;         /* MR_H1_BODY */
     moor_err err;           /* MR_H1_ERROR */
     enum mr_h1_fault fault; /* MR_H1_ERROR */
     const char *what;       /* MR_H1_ERROR: static text */
@@ -84,15 +84,15 @@ struct mr_h1_reply {
     struct mr_h1_head head; /* read it after HEAD_1XX, HEAD, TRAILERS and DONE */
 
     const struct mr_h1_limits *limits;
-    uint64_t left; /* body bytes still to come (LENGTH) or still allowed (EOF)  */
-    size_t at;     /* bytes of the section already judged                       */
-    uint8_t *side; /* a section cut by the input's end is assembled here        */
+    uint64_t left; /* body bytes still to come (LENGTH) or still allowed (EOF) */
+    size_t at;     /* bytes of the section already judged */
+    uint8_t *side; /* a section cut by the input's end is assembled here */
     size_t side_len, side_cap;
     uint32_t interim_count;
     uint8_t asked;
     uint8_t state;
-    bool status_done; /* the status line is behind r->at                        */
-    bool touched;     /* a byte was seen                                        */
+    bool status_done; /* the status line is behind r->at */
+    bool touched;     /* a byte was seen */
     enum mr_h1_fault fault;
     struct mr_h1_chunked chunked;
     struct mr_h1_section section;

@@ -19,14 +19,14 @@ enum {
 };
 
 /* The fixed parts of a head; their sizes are counted by the plan. */
-#define VERSION_LINE     " HTTP/1.1\r\n"
-#define HOST_FIELD       "Host: "
-#define AGENT_FIELD      "User-Agent: "
-#define LENGTH_FIELD     "Content-Length: "
-#define CODING_LINE      "Transfer-Encoding: chunked\r\n"
-#define EXPECT_LINE      "Expect: 100-continue\r\n"
-#define CLOSE_LINE       "Connection: close\r\n"
-#define LEN(literal)     (sizeof(literal) - 1)
+#define VERSION_LINE " HTTP/1.1\r\n"
+#define HOST_FIELD   "Host: "
+#define AGENT_FIELD  "User-Agent: "
+#define LENGTH_FIELD "Content-Length: "
+#define CODING_LINE  "Transfer-Encoding: chunked\r\n"
+#define EXPECT_LINE  "Expect: 100-continue\r\n"
+#define CLOSE_LINE   "Connection: close\r\n"
+#define LEN(literal) (sizeof(literal) - 1)
 
 static enum mr_h1_refusal check_line(const struct mr_h1_request *q);
 static enum mr_h1_refusal check_header(const struct mr_h1_request *q, struct mr_h1_plan *plan,
@@ -110,7 +110,8 @@ static enum mr_h1_refusal check_line(const struct mr_h1_request *q)
 }
 
 /* The body decides; a header may only say the same thing, once. */
-static enum mr_h1_refusal check_length(const struct mr_h1_request *q, moor_span value, unsigned *has)
+static enum mr_h1_refusal check_length(const struct mr_h1_request *q, moor_span value,
+                                       unsigned *has)
 {
     const uint64_t body = q->framing == MR_H1_SEND_LENGTH ? q->content_length : 0;
     uint64_t said;

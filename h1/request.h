@@ -12,17 +12,17 @@
 #include "h1/field.h"
 
 enum mr_h1_framing {
-    MR_H1_SEND_NONE,    /* no body; POST, PUT and PATCH still say Content-Length: 0, RFC 9110 8.6 */
-    MR_H1_SEND_LENGTH,  /* content_length bytes follow                                           */
-    MR_H1_SEND_CHUNKED  /* chunks follow, see h1/chunk.h                                         */
+    MR_H1_SEND_NONE,   /* no body; POST, PUT and PATCH still say Content-Length: 0, RFC 9110 8.6 */
+    MR_H1_SEND_LENGTH, /* content_length bytes follow */
+    MR_H1_SEND_CHUNKED /* chunks follow, see h1/chunk.h */
 };
 
 /* All borrowed. A header the user names himself replaces the one we would write. */
 struct mr_h1_request {
     moor_span method;
-    moor_span target;     /* path and query, percent-encoded; authority for CONNECT     */
-    moor_span host;       /* host[:port], IPv6 in brackets                              */
-    moor_span user_agent; /* base NULL: none                                            */
+    moor_span target;     /* path and query, percent-encoded; authority for CONNECT */
+    moor_span host;       /* host[:port], IPv6 in brackets */
+    moor_span user_agent; /* base NULL: none */
     const moor_header *headers;
     size_t header_count;
     enum mr_h1_framing framing;
@@ -49,24 +49,23 @@ enum mr_h1_refusal {
 #define X(name, text) MR_H1_REFUSE_##name,
     MR_H1_REFUSALS(X)
 #undef X
-    MR_H1_REFUSAL_COUNT
+        MR_H1_REFUSAL_COUNT
 };
 
 struct mr_h1_plan {
-    size_t size;           /* bytes of the head                                              */
-    bool close;            /* Connection: close will be sent: the conn is not to be reused    */
-    bool upgrade;          /* Connection: upgrade will be sent: parse with MR_H1_FOR_UPGRADE  */
-    bool expect_continue;  /* Expect: 100-continue will be sent                               */
+    size_t size;          /* bytes of the head */
+    bool close;           /* Connection: close will be sent: the conn is not to be reused */
+    bool upgrade;         /* Connection: upgrade will be sent: parse with MR_H1_FOR_UPGRADE */
+    bool expect_continue; /* Expect: 100-continue will be sent */
     bool adds_host, adds_user_agent, adds_length, adds_coding, adds_expect, adds_close;
-    uint64_t length;       /* written if adds_length                                          */
+    uint64_t length; /* written if adds_length */
     enum mr_h1_refusal refusal;
-    size_t bad_header;     /* index of the header refused, else header_count                  */
-    const char *what;      /* static text, never NULL on failure                              */
+    size_t bad_header; /* index of the header refused, else header_count */
+    const char *what;  /* static text, never NULL on failure */
 };
 
 /* MOOR_OK and a plan, or MOOR_EINVAL with refusal, bad_header and what. */
-MOOR_NODISCARD moor_err mr_h1_request_plan(const struct mr_h1_request *q,
-                                           struct mr_h1_plan *plan);
+MOOR_NODISCARD moor_err mr_h1_request_plan(const struct mr_h1_request *q, struct mr_h1_plan *plan);
 /* Writes exactly plan->size bytes. The request must not have changed since the plan. */
 void mr_h1_request_write(const struct mr_h1_request *q, const struct mr_h1_plan *plan,
                          uint8_t *buf);

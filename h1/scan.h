@@ -18,10 +18,10 @@
 
 /* Classes of bytes; bits of mr_h1_class[]. */
 enum {
-    MR_H1_TOKEN = 1,     /* tchar, RFC 9110 5.6.2: names and methods            */
-    MR_H1_VALUE = 2,     /* field-content: SP, TAB, visible, obs-text           */
-    MR_H1_TARGET = 4,    /* visible ASCII but '#': a request target             */
-    MR_H1_AUTHORITY = 8, /* host, port, brackets, percent: a Host value         */
+    MR_H1_TOKEN = 1,     /* tchar, RFC 9110 5.6.2: names and methods */
+    MR_H1_VALUE = 2,     /* field-content: SP, TAB, visible, obs-text */
+    MR_H1_TARGET = 4,    /* visible ASCII but '#': a request target */
+    MR_H1_AUTHORITY = 8, /* host, port, brackets, percent: a Host value */
 };
 extern const uint8_t mr_h1_class[256];
 

@@ -11,28 +11,28 @@
 #include <stdint.h>
 
 struct mr_gate_limits {
-    uint32_t conns_max;      /* open and being dialled                                      */
-    uint32_t dials_max;      /* being dialled                                               */
-    int64_t backoff_min_ns;  /* after the first failure in a row                            */
-    int64_t backoff_max_ns;  /* doubled up to here                                          */
+    uint32_t conns_max;     /* open and being dialled */
+    uint32_t dials_max;     /* being dialled */
+    int64_t backoff_min_ns; /* after the first failure in a row */
+    int64_t backoff_max_ns; /* doubled up to here */
 };
 
 enum mr_gate_verdict {
-    MR_GATE_GO,      /* counted in: mr_gate_dialed or mr_gate_failed must follow            */
-    MR_GATE_AT_CAP,  /* when a conn closes                                                  */
+    MR_GATE_GO,         /* counted in: mr_gate_dialed or mr_gate_failed must follow */
+    MR_GATE_AT_CAP,     /* when a conn closes */
     MR_GATE_SHARED_CAP, /* when a conn of any gate under a common cap closes: the owner says it */
-    MR_GATE_DIALS,   /* when a dial ends                                                    */
-    MR_GATE_BACKOFF  /* at retry_at_ns                                                      */
+    MR_GATE_DIALS,      /* when a dial ends */
+    MR_GATE_BACKOFF     /* at retry_at_ns */
 };
 
 struct mr_gate {
     struct mr_gate_limits limits;
-    uint32_t conns;          /* open and being dialled                                      */
+    uint32_t conns; /* open and being dialled */
     uint32_t dials;
-    uint32_t failures;       /* in a row                                                    */
-    uint32_t ramp;           /* dials allowed at once after an outage; 0 = no ramp          */
-    int64_t retry_at_ns;     /* not before; 0 = no backoff                                  */
-    moor_fault last;         /* of the last failed dial; err OK = none failed yet           */
+    uint32_t failures;   /* in a row */
+    uint32_t ramp;       /* dials allowed at once after an outage; 0 = no ramp */
+    int64_t retry_at_ns; /* not before; 0 = no backoff */
+    moor_fault last;     /* of the last failed dial; err OK = none failed yet */
 };
 
 void mr_gate_init(struct mr_gate *g, const struct mr_gate_limits *limits);

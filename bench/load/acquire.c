@@ -34,7 +34,7 @@ struct outcome {
     uint64_t reused, errors;
     double seconds, cpu;
     double p50, p99, p999, max; /* us, from when each was planned */
-    double raw_p50, raw_p99;    /* us, from the call              */
+    double raw_p50, raw_p99;    /* us, from the call */
 };
 
 static int64_t now_ns(void)

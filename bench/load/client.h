@@ -11,15 +11,15 @@
 #include <stdio.h>
 
 struct load_job {
-    const char *url;  /* http://ADDRESS:PORT/PATH                                  */
-    char origin[64];  /* the URL up to its path                                    */
-    char address[48]; /* IPv4                                                      */
+    const char *url;  /* http://ADDRESS:PORT/PATH */
+    char origin[64];  /* the URL up to its path */
+    char address[48]; /* IPv4 */
     uint16_t port;
-    const char *path;  /* into url                                                  */
-    unsigned conc;     /* requests in flight                                        */
-    uint64_t requests; /* to be made; UINT64_MAX = as many as the time allows       */
-    double seconds;    /* for as long; a limit beside `requests`                    */
-    bool is_plain;     /* the way the peer's manual shows, not its fastest          */
+    const char *path;  /* into url */
+    unsigned conc;     /* requests in flight */
+    uint64_t requests; /* to be made; UINT64_MAX = as many as the time allows */
+    double seconds;    /* for as long; a limit beside `requests` */
+    bool is_plain;     /* the way the peer's manual shows, not its fastest */
 };
 
 struct load_result {

@@ -33,7 +33,7 @@ struct client {
     int connected, sent, ended, closed, received;
     int connect_err, sent_err, ended_err;
     size_t taken, bytes;
-    uint8_t *wanted;             /* what is to come                       */
+    uint8_t *wanted; /* what is to come */
     struct mr_buf *held[HELD_MAX];
     int held_count;
     bool is_holding, stops, restarts, closes;
@@ -613,10 +613,9 @@ static void misuse(void *arg)
 static void test_misuse_is_caught(void **state)
 {
     (void)state;
-    static const char *const words[] = {"one send under way", "before recv_ended",
-                                        "is_closing",         "changed while it was being sent",
-                                        "before closed()",    "is_receiving",
-                                        "never closed"};
+    static const char *const words[] = {
+        "one send under way", "before recv_ended", "is_closing",  "changed while it was being sent",
+        "before closed()",    "is_receiving",      "never closed"};
     for (int i = 0; i < (int)(sizeof words / sizeof *words); i++) {
         struct canary c = canary_run(misuse, &i);
         assert_true(canary_panicked(&c, words[i]));

@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static char replay[96];     /* what repeats the run, for whoever has to print it in a hurry */
-static uint64_t totals[4];  /* requests, successes, replays, moves                          */
+static char replay[96];    /* what repeats the run, for whoever has to print it in a hurry */
+static uint64_t totals[4]; /* requests, successes, replays, moves */
 
 /* ---- a run's setting ---- */
 
@@ -228,7 +228,8 @@ static void pass_time(struct sim_rig *g)
 {
     struct sim *w = &g->w;
     /* Not straight to a far deadline: the caller is still to do its part. */
-    const int64_t most = w->now_ns + sim_between(w, 0, sim_chance(w, 100) ? 2000 : 20) * MR_NS_PER_MS;
+    const int64_t most =
+        w->now_ns + sim_between(w, 0, sim_chance(w, 100) ? 2000 : 20) * MR_NS_PER_MS;
     int64_t next = sim_rig_next(g);
     if (next > most || sim_chance(w, 100))
         next = most;
@@ -306,8 +307,8 @@ static void check_calls(struct run *u)
         const struct sim_request *r = &g->http.requests[c->id];
         SIM_CHECK(&g->w, !c->fault.safe_to_retry || r->acted == 0,
                   "request %u was called safe to retry, and then the server acted on it", c->id);
-        SIM_CHECK(&g->w, !u->is_calm || c->fault.err == MOOR_OK, "request %u failed: %s, %s",
-                  c->id, moor_err_name(c->fault.err), c->fault.what);
+        SIM_CHECK(&g->w, !u->is_calm || c->fault.err == MOOR_OK, "request %u failed: %s, %s", c->id,
+                  moor_err_name(c->fault.err), c->fault.what);
         totals[0]++;
         totals[1] += c->fault.err == MOOR_OK;
         totals[2] += c->replays;

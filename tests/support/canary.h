@@ -18,8 +18,8 @@
 
 /* What became of the child. */
 struct canary {
-    int status;       /* as waitpid tells */
-    char stderr_[2048]; /* its first words  */
+    int status;         /* as waitpid tells */
+    char stderr_[2048]; /* its first words */
 };
 
 /* Runs run(arg) in a child until it returns or dies. */

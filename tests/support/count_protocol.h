@@ -20,19 +20,19 @@ extern const struct mr_protocol count_protocol;
 
 struct count_counts {
     unsigned opened, dropped, notes, drains;
-    unsigned said, heard; /* the server's lines; ours of them    */
-    size_t written, read; /* our bytes; the server's of them     */
+    unsigned said, heard; /* the server's lines; ours of them */
+    size_t written, read; /* our bytes; the server's of them */
 };
 extern struct count_counts count_counts;
 
 /* One request. Zeroed before. */
 struct count_request {
     struct mr_claim claim;
-    struct mr_list link; /* the conn's                             */
+    struct mr_list link; /* the conn's */
     struct mr_out out;
     char line[32];
     unsigned id;
-    struct mr_conn *conn; /* while it runs                          */
+    struct mr_conn *conn; /* while it runs */
     struct mr_conn *was_on;
     bool is_reused;
     unsigned granted, done, failed;

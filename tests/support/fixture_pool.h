@@ -46,7 +46,7 @@ moor_stats fixture_stats(struct fixture *f);
 struct call {
     /* what the test sets before call_start */
     moor_http_request request;
-    bool is_holding; /* keep the chunks until call_return_all                     */
+    bool is_holding; /* keep the chunks until call_return_all */
     void (*on_head)(struct call *c);
     void (*on_chunk)(struct call *c);
     void (*on_done)(struct call *c);
@@ -55,21 +55,21 @@ struct call {
     moor_pool *pool;
     moor_task task;
     moor_op op;
-    moor_err sent; /* what moor_http_send returned                              */
+    moor_err sent; /* what moor_http_send returned */
     pthread_t shard_thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool is_submitted, is_over;
-    bool is_inside, was_told_inside; /* a callback ran inside moor_http_send               */
+    bool is_inside, was_told_inside; /* a callback ran inside moor_http_send */
 
     char
         events[CALL_EVENTS_MAX]; /* 'h' head, 'i' interim head, 'c' chunk, 't' trailers, 'd' done */
     size_t event_count;
     int status;
     uint64_t bytes;
-    bool is_pattern;  /* every body byte so far was the origin's                   */
-    char text[512];   /* the first bytes of the body, NUL-terminated               */
-    char header[256]; /* the value of X-Test in the final head or trailers         */
+    bool is_pattern;  /* every body byte so far was the origin's */
+    char text[512];   /* the first bytes of the body, NUL-terminated */
+    char header[256]; /* the value of X-Test in the final head or trailers */
     moor_chunk held[CALL_HELD_MAX];
     int held_count;
     moor_http_done done;

@@ -17,9 +17,9 @@ struct h1_feed {
     size_t len;
     const struct mr_h1_limits *limits;
     unsigned asked;
-    bool eof;           /* the peer closes after the last byte                */
-    size_t first, step; /* length of the first piece, of the others; 0 = all  */
-    size_t allocs_max;  /* allocations granted before NULL                    */
+    bool eof;           /* the peer closes after the last byte */
+    size_t first, step; /* length of the first piece, of the others; 0 = all */
+    size_t allocs_max;  /* allocations granted before NULL */
 };
 
 struct h1_heap {

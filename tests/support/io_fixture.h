@@ -26,12 +26,12 @@ struct io_fixture {
 struct io_client {
     struct mr_sock s;
     struct io_fixture *f;
-    int connected, sent, ended, closed, received; /* events of each kind        */
+    int connected, sent, ended, closed, received; /* events of each kind */
     int connect_err, sent_err, ended_err;
     size_t taken;
-    size_t bytes;    /* received                   */
+    size_t bytes;    /* received */
     uint64_t sum;    /* position-dependent, of received bytes */
-    bool is_holding; /* keep the buffers           */
+    bool is_holding; /* keep the buffers */
     struct mr_buf *held[IO_HELD_MAX];
     int held_count;
     void (*on_received)(struct io_client *c);

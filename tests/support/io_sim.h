@@ -17,16 +17,16 @@ struct sim_wire;
 struct io_sim {
     struct mr_io base;
     struct sim *w;
-    struct mr_list wires;       /* sim_wire by member: sockets of this backend             */
-    struct mr_list ready;       /* sim_wire by link: with something to deliver             */
-    struct mr_list starved;     /* sim_wire by hungry: receives without a buffer           */
+    struct mr_list wires;   /* sim_wire by member: sockets of this backend */
+    struct mr_list ready;   /* sim_wire by link: with something to deliver */
+    struct mr_list starved; /* sim_wire by hungry: receives without a buffer */
     struct mr_list polls;
-    struct mr_buf *posted;      /* taken ahead, as a ring would                            */
+    struct mr_buf *posted; /* taken ahead, as a ring would */
     uint32_t posted_count, posted_max;
     uint64_t poll_ids;
     struct sim_event wake;
     bool is_woken, is_dispatching;
-    bool is_refused;            /* the heap made no buffer though the pool may grow        */
+    bool is_refused; /* the heap made no buffer though the pool may grow */
 };
 
 /* For mr_runtime_hooks.io_create: ctx is the world. */

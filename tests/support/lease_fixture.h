@@ -142,15 +142,15 @@ static inline moor_stats lease_stats(struct lease_fixture *f)
 struct lease_stream {
     struct lease_fixture *f;
     moor_lease lease;
-    char bytes[1024];      /* the first of them            */
-    size_t len;            /* all of them                  */
-    bool is_counted_wrong; /* they do not count up from 0  */
-    bool keeps;            /* chunks stay with us          */
+    char bytes[1024];      /* the first of them */
+    size_t len;            /* all of them */
+    bool is_counted_wrong; /* they do not count up from 0 */
+    bool keeps;            /* chunks stay with us */
     moor_chunk chunks[256];
     unsigned chunk_count;
     unsigned ends;
     moor_fault end;
-    unsigned sent;         /* pieces let go                */
+    unsigned sent; /* pieces let go */
     bool releases_in_chunk, releases_in_end, releases_in_sent;
 };
 

@@ -17,8 +17,8 @@
 #include <cmocka.h>
 
 struct loop_fixture {
-    struct mr_heap heap;   /* the loop's        */
-    struct mr_heap shared; /* a runtime's       */
+    struct mr_heap heap;   /* the loop's */
+    struct mr_heap shared; /* a runtime's */
     struct mr_buf_pool bufs;
     struct mr_loop loop;
     struct mr_clock frozen; /* after loop_fixture_freeze */

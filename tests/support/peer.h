@@ -19,10 +19,10 @@ struct peer;
 struct peer_conn {
     struct peer *peer;
     int fd;
-    int nth;                  /* 0 = the first connection accepted       */
-    int requests;             /* heads read on it                        */
-    char head[PEER_HEAD_MAX]; /* the last head read, NUL-terminated      */
-    size_t body_len;          /* bytes read beyond that head             */
+    int nth;                  /* 0 = the first connection accepted */
+    int requests;             /* heads read on it */
+    char head[PEER_HEAD_MAX]; /* the last head read, NUL-terminated */
+    size_t body_len;          /* bytes read beyond that head */
     pthread_t thread;
 };
 
@@ -37,8 +37,8 @@ struct peer {
     pthread_t acceptor;
     struct peer_conn *conns[PEER_CONNS_MAX];
     atomic_int accepted, open, peak;
-    atomic_int requests;        /* heads read on all connections           */
-    atomic_int busy, busy_peak; /* between peer_head and peer_say          */
+    atomic_int requests;        /* heads read on all connections */
+    atomic_int busy, busy_peak; /* between peer_head and peer_say */
     atomic_bool is_stopping;
     bool is_listening;
 };

@@ -20,15 +20,15 @@ struct session {
     char head[HEAD_MAX];
     size_t head_len;
     enum stage stage;
-    uint64_t left;           /* of the body, or of the chunk                       */
+    uint64_t left; /* of the body, or of the chunk */
     size_t body_at;
     uint32_t id, wanted;
     char method[8];
     bool is_chunked, is_answered;
-    bool closes;             /* after this answer                                  */
-    uint8_t *answer;         /* being thought about                                */
+    bool closes;     /* after this answer */
+    uint8_t *answer; /* being thought about */
     size_t answer_len;
-    bool is_aborting;        /* ends with RST rather than FIN                      */
+    bool is_aborting; /* ends with RST rather than FIN */
 };
 
 static void answer(struct sim_wire *x, struct session *s);
@@ -58,7 +58,8 @@ static void http_dropped(struct sim_wire *x)
 static const char *header(const struct session *s, const char *name)
 {
     const size_t len = strlen(name);
-    for (const char *line = strstr(s->head, "\r\n"); line && line[2]; line = strstr(line + 2, "\r\n")) {
+    for (const char *line = strstr(s->head, "\r\n"); line && line[2];
+         line = strstr(line + 2, "\r\n")) {
         if (strncasecmp(line + 2, name, len) == 0 && line[2 + len] == ':')
             return line + 2 + len + 1 + strspn(line + 2 + len + 1, " ");
     }
@@ -81,8 +82,8 @@ static void read_head(struct sim_wire *x, struct session *s)
     struct sim *w = x->w;
     s->head[s->head_len] = '\0';
     int end = 0;
-    const int found = sscanf(s->head, "%7[A-Z] /r/%u/%u HTTP/1.1\r\n%n", s->method, &s->id,
-                             &s->wanted, &end);
+    const int found =
+        sscanf(s->head, "%7[A-Z] /r/%u/%u HTTP/1.1\r\n%n", s->method, &s->id, &s->wanted, &end);
     SIM_CHECK(w, found == 3 && end > 0 && s->id < SIM_REQUESTS_MAX, "wire %u: not a request: %.60s",
               x->index, s->head);
     const char *id = header(s, "X-Id");

@@ -11,21 +11,21 @@
 enum { SIM_REQUESTS_MAX = 512 };
 
 struct sim_request {
-    uint32_t acted;          /* complete heads a living server has read                */
-    uint32_t answered;       /* whole answers it sent                                  */
-    bool is_idempotent;      /* set by the client: may be acted on more than once      */
-    uint32_t body_len;       /* of the request                                         */
-    int64_t delay_ns;        /* until it is answered; MR_NEVER: never. Set by the client */
-    uint32_t wire;           /* that it last came over                                 */
-    uint64_t order;          /* of its coming: 1 = the server's first                  */
+    uint32_t acted;     /* complete heads a living server has read */
+    uint32_t answered;  /* whole answers it sent */
+    bool is_idempotent; /* set by the client: may be acted on more than once */
+    uint32_t body_len;  /* of the request */
+    int64_t delay_ns;   /* until it is answered; MR_NEVER: never. Set by the client */
+    uint32_t wire;      /* that it last came over */
+    uint64_t order;     /* of its coming: 1 = the server's first */
 };
 
 struct sim_http {
     struct sim *w;
     struct sim_request requests[SIM_REQUESTS_MAX];
-    bool is_tainted;         /* it has sent a response nobody asked for                */
-    bool is_tame;            /* no misbehaviour of its own                             */
-    bool is_plain;           /* every answer has a Content-Length                      */
+    bool is_tainted; /* it has sent a response nobody asked for */
+    bool is_tame;    /* no misbehaviour of its own */
+    bool is_plain;   /* every answer has a Content-Length */
     uint64_t count;
 };
 

@@ -11,9 +11,9 @@
 enum { SIM_NAMES_MAX = 8, SIM_ADDRESSES_MAX = 4 };
 
 struct sim_names {
-    struct mr_resolver base;  /* what mr_runtime_hooks.resolver gets; storage stays the test's */
+    struct mr_resolver base; /* what mr_runtime_hooks.resolver gets; storage stays the test's */
     struct sim *w;
-    struct mr_heap *heap;     /* shared: of answers                                            */
+    struct mr_heap *heap; /* shared: of answers */
     struct mr_heap own;
     struct {
         const char *host;
@@ -21,7 +21,7 @@ struct sim_names {
         uint32_t count;
     } names[SIM_NAMES_MAX];
     uint32_t count;
-    uint32_t asked;           /* lookups so far                                                */
+    uint32_t asked; /* lookups so far */
 };
 
 void sim_names_init(struct sim_names *n, struct sim *w);

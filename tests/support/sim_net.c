@@ -205,7 +205,10 @@ static void arrive_down(struct sim *w, struct sim_event *e)
         x->down.is_reset = true;
     }
     sim_note(w, "wire %u: %s %zu arrives", x->index,
-             g->kind == DATA ? "data" : g->kind == FIN ? "FIN" : "RST", g->len);
+             g->kind == DATA  ? "data"
+             : g->kind == FIN ? "FIN"
+                              : "RST",
+             g->len);
     free(g);
     if (x->is_open)
         io_sim_arrived(x);

@@ -26,17 +26,17 @@ struct sim_call {
     unsigned shard;
     /* The plan; set by sim_call_plan, may be changed before it is submitted. */
     const char *method;
-    uint32_t wanted;             /* bytes of the answer's body                               */
+    uint32_t wanted; /* bytes of the answer's body */
     uint32_t body_len;
     bool is_streamed, is_chunked, expects, is_idempotent, is_asked_close;
     moor_ms timeout_ms, connect_timeout_ms, first_byte_timeout_ms;
-    unsigned hold, later;        /* per mille: chunks kept, MOOR_BODY_LATER                  */
-    int64_t delay_ms;            /* the server takes so long; MOOR_FOREVER                   */
-    struct sim_call *follow;     /* submitted from this one's on_done                        */
+    unsigned hold, later;    /* per mille: chunks kept, MOOR_BODY_LATER */
+    int64_t delay_ms;        /* the server takes so long; MOOR_FOREVER */
+    struct sim_call *follow; /* submitted from this one's on_done */
     /* What became of it. */
     moor_task task, resume;
     bool is_posted, is_submitted, is_done, is_in_call, is_paused, has_head, is_bogus;
-    moor_err submitted;          /* what moor_http_send said                                 */
+    moor_err submitted; /* what moor_http_send said */
     moor_op op;
     moor_fault fault;
     moor_why why;
@@ -44,8 +44,8 @@ struct sim_call {
     int64_t asked_ns, done_ns, waited_ns;
     uint32_t replays, given;
     uint64_t bytes;
-    int pieces;                  /* lent to the library and not yet back                     */
-    uint64_t order;              /* of its submission on its shard                           */
+    int pieces;     /* lent to the library and not yet back */
+    uint64_t order; /* of its submission on its shard */
 };
 
 struct sim_held {
@@ -58,12 +58,12 @@ struct sim_rig {
     struct sim w;
     struct sim_http http;
     struct sim_names names;
-    struct sim_host *host;       /* 10.0.0.1:80, the only address of sim.test unless a test adds others */
+    struct sim_host *host; /* 10.0.0.1:80, the only address of sim.test unless a test adds others */
     moor_runtime *r;
     moor_shard *shards[SIM_SHARDS_MAX];
     unsigned shard_count;
     bool is_turning[SIM_SHARDS_MAX], has_left[SIM_SHARDS_MAX];
-    int64_t asleep_until_ns[SIM_SHARDS_MAX]; /* strict runs: what moor_shard_timeout said   */
+    int64_t asleep_until_ns[SIM_SHARDS_MAX]; /* strict runs: what moor_shard_timeout said */
     moor_pool *pool;
     moor_runtime_options runtime_options;
     moor_pool_options pool_options;
@@ -73,10 +73,10 @@ struct sim_rig {
     struct sim_held held[SIM_HELD_MAX];
     unsigned held_count;
     bool is_drained;
-    moor_stats last_stats;       /* as the pool ended                                        */
-    bool is_strict;              /* a shard runs only when it is due: lost wakes show        */
-    bool has_one_address;        /* then the caps are exact at the host                      */
-    uint64_t idle_steps;         /* since the clock last moved                               */
+    moor_stats last_stats; /* as the pool ended */
+    bool is_strict;        /* a shard runs only when it is due: lost wakes show */
+    bool has_one_address;  /* then the caps are exact at the host */
+    uint64_t idle_steps;   /* since the clock last moved */
     void (*on_done)(struct sim_call *c);
 };
 

@@ -54,8 +54,8 @@ struct sim;
 /* Something that will happen. Zeroed = not set. Embedded in what it happens to. */
 struct sim_event {
     int64_t at_ns;
-    uint64_t order;  /* among those of the same time: drawn, then by age                  */
-    uint32_t place;  /* 1 + index in the heap; 0 = not set                                */
+    uint64_t order; /* among those of the same time: drawn, then by age */
+    uint32_t place; /* 1 + index in the heap; 0 = not set */
     void (*run)(struct sim *w, struct sim_event *e);
 };
 
@@ -64,27 +64,27 @@ struct io_sim;
 
 struct sim {
     uint64_t seed;
-    uint64_t random;            /* state of sim_random                                    */
-    uint64_t digest;            /* of all that was noted: equal digests, equal runs       */
+    uint64_t random; /* state of sim_random */
+    uint64_t digest; /* of all that was noted: equal digests, equal runs */
     int64_t now_ns;
-    struct mr_clock clock;      /* reads now_ns                                           */
+    struct mr_clock clock; /* reads now_ns */
     struct sim_faults faults;
-    int64_t latency_ns;         /* mean, one way                                          */
-    bool is_traced;             /* print every note                                       */
+    int64_t latency_ns; /* mean, one way */
+    bool is_traced;     /* print every note */
 
-    struct sim_event **events;  /* a heap                                                 */
+    struct sim_event **events; /* a heap */
     uint32_t event_count, event_cap;
 
-    struct sim_wire **wires;    /* all there ever were; descriptor = SIM_FD_BASE + index  */
+    struct sim_wire **wires; /* all there ever were; descriptor = SIM_FD_BASE + index */
     uint32_t wire_count, wire_cap;
-    struct mr_list hosts;       /* sim_host                                               */
-    uint32_t files, files_max;  /* descriptors open now, allowed                          */
+    struct mr_list hosts;      /* sim_host */
+    uint32_t files, files_max; /* descriptors open now, allowed */
     uint64_t bytes_up, bytes_down;
 
     /* How a wait that may sleep passes the time: until is_over says so, or the deadline. NULL = it does not:
      * waits return at once and the driver moves the clock. sim_init sets sim_block_alone. */
     void (*block)(struct sim *w, struct io_sim *io, int64_t until_ns);
-    void *driver;               /* of whoever set block                                   */
+    void *driver; /* of whoever set block */
 };
 
 /* Everything zero but the seed's: no faults are drawn yet. */

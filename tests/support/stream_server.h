@@ -19,12 +19,12 @@
 #include <unistd.h>
 
 enum stream_server_mode {
-    STREAM_ECHO,    /* what comes goes back; at the client's FIN "bye" and a FIN         */
-    STREAM_GREET,   /* "hello" first, then as ECHO                                       */
-    STREAM_SILENT,  /* reads nothing, says nothing                                       */
-    STREAM_GOODBYE, /* "hello" and a FIN, then reads until the client ends               */
-    STREAM_RESET,   /* an RST as soon as a byte has come                                 */
-    STREAM_FLOOD    /* `flood` bytes counting up from 0, then a FIN                      */
+    STREAM_ECHO,    /* what comes goes back; at the client's FIN "bye" and a FIN */
+    STREAM_GREET,   /* "hello" first, then as ECHO */
+    STREAM_SILENT,  /* reads nothing, says nothing */
+    STREAM_GOODBYE, /* "hello" and a FIN, then reads until the client ends */
+    STREAM_RESET,   /* an RST as soon as a byte has come */
+    STREAM_FLOOD    /* `flood` bytes counting up from 0, then a FIN */
 };
 
 struct stream_server {
@@ -35,7 +35,7 @@ struct stream_server {
     pthread_t thread;
     _Atomic(int) mode;
     _Atomic(size_t) flood;
-    _Atomic(int) conns;  /* now open       */
+    _Atomic(int) conns;  /* now open */
     _Atomic(int) served; /* accepted so far */
     _Atomic(bool) is_over;
 };

@@ -15,11 +15,11 @@ struct xor_filter {
     struct mr_filter filter;
     struct mr_heap *heap;
     uint32_t record_max;
-    uint64_t sent_at, received_at; /* positions in the key streams                            */
-    struct mr_out hello[2];        /* the handshake, in two pieces                            */
-    struct mr_out out;             /* the one record under way                                */
-    uint8_t *out_bytes;            /* its HEADER + record_max bytes; NULL = none is           */
-    uint8_t *partial;              /* HEADER + a record that is not whole yet; NULL = none    */
+    uint64_t sent_at, received_at; /* positions in the key streams */
+    struct mr_out hello[2];        /* the handshake, in two pieces */
+    struct mr_out out;             /* the one record under way */
+    uint8_t *out_bytes;            /* its HEADER + record_max bytes; NULL = none is */
+    uint8_t *partial;              /* HEADER + a record that is not whole yet; NULL = none */
     size_t partial_len, partial_size;
     char answer[4];
     uint8_t answer_len;

@@ -24,9 +24,9 @@ struct xor_options {
 /* What all filters of a test did; one thread. */
 struct xor_counts {
     unsigned made, opened, dropped;
-    unsigned shut, ended; /* end markers sent, received           */
-    unsigned truncated;   /* ends that were not announced         */
-    unsigned partial;     /* records that came in several pieces  */
+    unsigned shut, ended; /* end markers sent, received */
+    unsigned truncated;   /* ends that were not announced */
+    unsigned partial;     /* records that came in several pieces */
     size_t idle_bytes;    /* of one filter with nothing under way */
 };
 extern struct xor_counts xor_counts;

@@ -14,21 +14,21 @@
 #include <stdint.h>
 
 enum xor_handshake {
-    XOR_WHOLE,    /* answers at once                            */
-    XOR_DRIBBLED, /* byte by byte                               */
-    XOR_STALLED,  /* never answers                              */
-    XOR_REFUSED,  /* says no                                    */
-    XOR_CUT       /* half an answer, then closes                */
+    XOR_WHOLE,    /* answers at once */
+    XOR_DRIBBLED, /* byte by byte */
+    XOR_STALLED,  /* never answers */
+    XOR_REFUSED,  /* says no */
+    XOR_CUT       /* half an answer, then closes */
 };
 
 struct xor_server_options {
     unsigned layers;
     enum xor_handshake handshake;
     unsigned hit_layer;    /* which layer's handshake that is about */
-    size_t record_max;     /* 0 = 16384                            */
-    bool cuts;             /* ends without end markers             */
+    size_t record_max;     /* 0 = 16384 */
+    bool cuts;             /* ends without end markers */
     bool is_eager;         /* the handshake's answer and a byte of data leave in one write */
-    unsigned requests_max; /* per conn, then it ends; 0 = any      */
+    unsigned requests_max; /* per conn, then it ends; 0 = any */
 };
 
 struct xor_server;

@@ -66,7 +66,8 @@ static void answer(struct shards *s, int fd, size_t body)
     char text[128];
     SHARDS_UNTIL(s, shards_readable(fd));
     assert_true(read(fd, text, sizeof text) > 0);
-    const int n = snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", body);
+    const int n =
+        snprintf(text, sizeof text, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n\r\n", body);
     assert_int_equal(write(fd, text, (size_t)n), n);
     static char zeros[1 << 16];
     while (body) {

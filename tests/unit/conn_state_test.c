@@ -37,8 +37,7 @@ static struct moor_shard shard;
 static struct mr_conn conn_in(enum mr_conn_state state, enum mr_conn_state next)
 {
     const bool is_used = next == MR_CONN_LEASED || next == MR_CONN_DRAINING;
-    return (struct mr_conn){
-        .slot.shard = &shard, .sm = {(uint8_t)state}, .used = is_used ? 1 : 0};
+    return (struct mr_conn){.slot.shard = &shard, .sm = {(uint8_t)state}, .used = is_used ? 1 : 0};
 }
 
 static void move(enum mr_conn_state from, enum mr_conn_state to)

@@ -24,7 +24,7 @@ struct fixture {
 };
 
 static const char *backend;
-static unsigned layers;        /* what `secure` adds    */
+static unsigned layers;        /* what `secure` adds */
 static uint32_t record_max[3]; /* of each, bottom first */
 static moor_err secure_fails;
 
@@ -88,13 +88,13 @@ static void finish(struct fixture *f)
 /* ---- requests ---- */
 
 struct request {
-    size_t came, length;  /* body bytes: came, as announced  */
-    size_t posted, given; /* of our body: in all, so far     */
+    size_t came, length;  /* body bytes: came, as announced */
+    size_t posted, given; /* of our body: in all, so far */
     uint8_t piece[5000];
     int status;
     unsigned dones;
     moor_fault fault;
-    bool holds; /* keeps chunks                    */
+    bool holds; /* keeps chunks */
     moor_chunk held[512];
     unsigned held_count;
 };

@@ -78,8 +78,7 @@ static void test_status_lines(void **state)
              "head 404/1 'Not Found' length 2 [Content-Length=2] | body no | done+"),
         CASE("HTTP/1.1 204 \r\n\r\n", 0, "head 204/1 '' none [] | done+"),
         CASE("HTTP/1.1 204\r\n\r\n", 0, "head 204/1 '' none [] | done+"),
-        CASE("HTTP/1.1 204  two  spaces \r\n\r\n", 0,
-             "head 204/1 ' two  spaces ' none [] | done+"),
+        CASE("HTTP/1.1 204  two  spaces \r\n\r\n", 0, "head 204/1 ' two  spaces ' none [] | done+"),
         CASE("HTTP/1.1 204 caf\xc3\xa9\tx\r\n\r\n", 0,
              "head 204/1 'caf\\c3\\a9\\09x' none [] | done+"),
         CASE("HTTP/1.1 599 x\r\nContent-Length: 0\r\n\r\n", 0,
@@ -232,7 +231,7 @@ static void test_lengths(void **state)
     RUN_TABLE(table, NULL);
 }
 
-#define CHUNKED OK11 "Transfer-Encoding: chunked\r\n\r\n"
+#define CHUNKED      OK11 "Transfer-Encoding: chunked\r\n\r\n"
 #define CHUNKED_HEAD "head 200/1 'OK' chunked [Transfer-Encoding=chunked]"
 
 static void test_chunks(void **state)
@@ -402,13 +401,15 @@ static void test_interim_replies(void **state)
              "| done+"),
         CASE("HTTP/1.1 100 \r\nContent-Length: 0\r\n\r\nHTTP/1.1 204 x\r\n\r\n", 0,
              "1xx 100/1 '' none 0 [Content-Length=0] | head 204/1 'x' none [] | done+"),
-        CASE("HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\nX", 0, "1xx 100/1 '' none [] |  | error BARE_LF"),
+        CASE("HTTP/1.1 100 \r\n\r\nHTTP/1.1 200 OK\nX", 0,
+             "1xx 100/1 '' none [] |  | error BARE_LF"),
         CASE("HTTP/1.1 100 \r\n\r\nGET ", 0, "1xx 100/1 '' none [] |  | error NOT_HTTP"),
         CASE("HTTP/1.1 100 \r\nContent-Length: 5\r\n\r\nhello", 0, " | error INTERIM_BODY"),
         CASE("HTTP/1.1 100 \r\nTransfer-Encoding: chunked\r\n\r\n", 0, " | error INTERIM_BODY"),
         CASE("HTTP/1.1 100 \r\n\r\n", CLOSES, "1xx 100/1 '' none [] |  | error EOF_IN_HEAD"),
-        CASE("HTTP/1.1 101 Switch\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81", UPGRADE,
-             "head 101/1 'Switch' none [Upgrade=websocket; Connection=Upgrade] | done^ | left \\81"),
+        CASE(
+            "HTTP/1.1 101 Switch\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81", UPGRADE,
+            "head 101/1 'Switch' none [Upgrade=websocket; Connection=Upgrade] | done^ | left \\81"),
         CASE("HTTP/1.1 101 Switch\r\n\r\n", 0, " | error UPGRADE_UNASKED"),
         CASE("HTTP/1.1 101 Switch\r\nContent-Length: 5\r\n\r\n", UPGRADE, " | error INTERIM_BODY"),
         CASE("HTTP/1.1 100 \r\n\r\nHTTP/1.1 101 x\r\n\r\n", UPGRADE,
@@ -500,8 +501,7 @@ static void test_limits(void **state)
         CASE("HTTP/1.1 204 a reason that has no end at all", 0, " | error HEAD_TOO_BIG"),
         CASE("HTTP/1.1 204 x\r\nA: 345678901234567890\n\r\n", 0, " | error BARE_LF"),
         CASE("HTTP/1.1 204 x\r\nA: 345678901234567890123456789\n\r\n", 0, " | error HEAD_TOO_BIG"),
-        CASE("HTTP/1.1 204 x\r\nA: b\r\nC: d\r\n\r\n", 0,
-             "head 204/1 'x' none [A=b; C=d] | done+"),
+        CASE("HTTP/1.1 204 x\r\nA: b\r\nC: d\r\n\r\n", 0, "head 204/1 'x' none [A=b; C=d] | done+"),
         CASE("HTTP/1.1 204 x\r\nA: b\r\nC: d\r\nE: f\r\n\r\n", 0, " | error HEADERS_TOO_MANY"),
         CASE(OK11 "Content-Length: 6\r\n\r\n123456", 0,
              "head 200/1 'OK' length 6 [Content-Length=6] | body 123456 | done+"),

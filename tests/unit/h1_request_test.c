@@ -22,15 +22,15 @@ struct request_case {
     struct mr_h1_request q;
     moor_header headers[4];
     size_t header_count;
-    const char *bytes;          /* NULL: refused                    */
-    enum mr_h1_refusal refusal; /* with bytes NULL                  */
-    size_t bad_header;          /* with bytes NULL                  */
+    const char *bytes;          /* NULL: refused */
+    enum mr_h1_refusal refusal; /* with bytes NULL */
+    size_t bad_header;          /* with bytes NULL */
     bool close, upgrade, expect_continue;
 };
 
-#define GET .method = SPAN("GET"), .target = SPAN("/"), .host = SPAN("a")
-#define POST .method = SPAN("POST"), .target = SPAN("/"), .host = SPAN("a")
-#define GET_BYTES "GET / HTTP/1.1\r\nHost: a\r\n"
+#define GET        .method = SPAN("GET"), .target = SPAN("/"), .host = SPAN("a")
+#define POST       .method = SPAN("POST"), .target = SPAN("/"), .host = SPAN("a")
+#define GET_BYTES  "GET / HTTP/1.1\r\nHost: a\r\n"
 #define POST_BYTES "POST / HTTP/1.1\r\nHost: a\r\n"
 
 static const struct request_case written[] = {
@@ -283,12 +283,13 @@ static void test_chunks_come_back(void **state)
         moor_span body;
         size_t used, more;
         mr_h1_chunked_init(&c);
-        assert_int_equal(mr_h1_chunked_next(&c, 0, UINT64_MAX, (moor_span){wire, len}, &used, &body),
-                         MR_H1_CHUNK_DATA);
+        assert_int_equal(
+            mr_h1_chunked_next(&c, 0, UINT64_MAX, (moor_span){wire, len}, &used, &body),
+            MR_H1_CHUNK_DATA);
         assert_ptr_equal(body.base, wire + data_at);
         assert_int_equal(body.len, size);
-        assert_int_equal(mr_h1_chunked_next(&c, 0, UINT64_MAX,
-                                            (moor_span){wire + used, len - used}, &more, &body),
+        assert_int_equal(mr_h1_chunked_next(&c, 0, UINT64_MAX, (moor_span){wire + used, len - used},
+                                            &more, &body),
                          MR_H1_CHUNK_LAST);
         assert_int_equal(used + more, len - 2);
         free(wire);

@@ -88,8 +88,7 @@ static void *acquire_from_outside(void *arg)
 {
     struct lease_fixture *f = arg;
     struct lease_got got = {0};
-    assert_int_equal(moor_acquire(f->pool, NULL, lease_on_acquired, &got, NULL),
-                     MOOR_EWRONGTHREAD);
+    assert_int_equal(moor_acquire(f->pool, NULL, lease_on_acquired, &got, NULL), MOOR_EWRONGTHREAD);
     return NULL;
 }
 

@@ -15,7 +15,8 @@ static void a_pool_with_credentials_gives_all_its_memory_back(void **state)
     shards_init(&s, 1, backend, NULL);
     const size_t before = atomic_load(&s.runtime->heap.used);
     moor_pool *p = NULL;
-    assert_int_equal(moor_pool_open(s.runtime, "http://user:secret@127.0.0.1:9", NULL, &p), MOOR_OK);
+    assert_int_equal(moor_pool_open(s.runtime, "http://user:secret@127.0.0.1:9", NULL, &p),
+                     MOOR_OK);
     shards_drain(&s, p);
     assert_int_equal(atomic_load(&s.runtime->heap.used), before);
     shards_fini(&s);

@@ -24,19 +24,18 @@
 #include <time.h>
 #include <unistd.h>
 
-
 enum { SENDERS = 3, HELD_MAX = 256, ROUND_MS = 150 };
 
 struct world {
     moor_runtime *runtime;
     _Atomic(moor_pool *) pool;
     _Atomic(bool) is_over;
-    _Atomic(uint32_t) users;     /* threads inside a call on the pool           */
+    _Atomic(uint32_t) users; /* threads inside a call on the pool */
     _Atomic(uint64_t) sent, done, refused;
     pthread_mutex_t lock;
     moor_chunk held[HELD_MAX];
     size_t held_count;
-    moor_op op;                  /* the newest: somebody cancels it             */
+    moor_op op; /* the newest: somebody cancels it */
     int listener;
     int port;
     _Atomic(uint32_t) serving;

@@ -56,10 +56,21 @@ static void test_an_empty_wheel(void **state)
 static void test_fires_on_the_tick_and_not_before(void **state)
 {
     (void)state;
-    static const int64_t delays[] = {
-        1,          MS - 1,       MS,           MS + 1,         63LL * MS,     64LL * MS,
-        65LL * MS,  4095LL * MS,  4096LL * MS,  262143LL * MS,  262144LL * MS, 16777215LL * MS,
-        16777216LL * MS, 16777217LL * MS, 100LL * 16777216 * MS};
+    static const int64_t delays[] = {1,
+                                     MS - 1,
+                                     MS,
+                                     MS + 1,
+                                     63LL * MS,
+                                     64LL * MS,
+                                     65LL * MS,
+                                     4095LL * MS,
+                                     4096LL * MS,
+                                     262143LL * MS,
+                                     262144LL * MS,
+                                     16777215LL * MS,
+                                     16777216LL * MS,
+                                     16777217LL * MS,
+                                     100LL * 16777216 * MS};
     for (size_t i = 0; i < sizeof delays / sizeof *delays; i++) {
         int64_t start = 777 * (int64_t)MS + 500000;
         mr_wheel_init(&wheel, start);
@@ -282,7 +293,10 @@ static void test_random_operations_agree_with_the_model(void **state)
     }
     for (unsigned n = 0; n < OPERATIONS; n++) {
         switch (seed_below(&seed, 8)) {
-        case 0: case 1: case 2: case 3:
+        case 0:
+        case 1:
+        case 2:
+        case 3:
             arm((unsigned)seed_below(&seed, TIMERS));
             break;
         case 4:

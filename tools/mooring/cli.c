@@ -18,7 +18,7 @@ enum { TEXT_CAP = 512, CLOSE_TIMEOUT_MS = 2000 };
 static const char *command = "";
 static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 static char log_text[TEXT_CAP]; /* the last error or warning of the library; under log_lock */
-static bool log_printed;        /* set before the runtime exists                            */
+static bool log_printed;        /* set before the runtime exists */
 
 void cli_set_command(const char *name)
 {

@@ -24,15 +24,15 @@ enum { URL_CAP = 256, LINE_CAP = 512 };
 struct get_options {
     struct header_list headers;
     const char *method;   /* NULL = GET, or POST with data */
-    const char *data;     /* NULL = none                   */
-    const char *out_path; /* NULL = standard output        */
+    const char *data;     /* NULL = none */
+    const char *out_path; /* NULL = standard output */
     moor_ms timeout_ms;
     moor_ms connect_timeout_ms;
     bool prints_head, is_verbose, is_idempotent, expects_continue, fails_on_status;
 };
 
 struct output {
-    const char *path; /* NULL = standard output        */
+    const char *path; /* NULL = standard output */
     int fd;           /* -1 = the file is not open yet */
     int failed_errno;
 };

@@ -24,14 +24,14 @@ enum {
     SHARDS_MAX = 64,
     BODY_MAX = 64 * 1024 * 1024,
     GRACE_S = 5,  /* for what is in flight when the time is over; then it is cancelled */
-    CANCEL_S = 5, /* for cancelled requests to say so; then the run is given up        */
+    CANCEL_S = 5, /* for cancelled requests to say so; then the run is given up */
     FLIGHT_DEFAULT = 64,
     SECONDS_DEFAULT = 10
 };
 
 #define NS_PER_S     1000000000LL
 #define TICK_NS      100000000LL /* lanes that hold back after failures try again so often */
-#define PACE_TICK_NS 100000LL    /* the finest the schedule of --rate is followed          */
+#define PACE_TICK_NS 100000LL    /* the finest the schedule of --rate is followed */
 #define RATE_MAX     10000000.0
 
 static struct load *interrupted; /* the run that SIGINT ends early */

@@ -22,19 +22,19 @@ enum { ERR_COUNT = sizeof(union err_room) + 1, FAULT_LINE_CAP = 512 };
 
 struct plan {
     const char *url;
-    char *upstream;          /* owned: scheme and authority of url     */
-    char *target;            /* owned: its path and query              */
+    char *upstream; /* owned: scheme and authority of url */
+    char *target;   /* owned: its path and query */
     uint32_t conc;
-    uint32_t shards;         /* MOOR_SHARDS_AUTO = choose              */
-    double seconds;          /* 0 = until count is reached             */
-    uint64_t count;          /* 0 = until the time is over             */
-    double rate;             /* requests a second; 0 = as fast as goes */
+    uint32_t shards; /* MOOR_SHARDS_AUTO = choose */
+    double seconds;  /* 0 = until count is reached */
+    uint64_t count;  /* 0 = until the time is over */
+    double rate;     /* requests a second; 0 = as fast as goes */
     bool as_json, shows_progress;
     struct header_list headers;
     const char *method;
-    char *body;              /* owned; NULL = none                     */
+    char *body; /* owned; NULL = none */
     size_t body_len;
-    moor_ms timeout_ms;      /* 0 = none                               */
+    moor_ms timeout_ms; /* 0 = none */
 };
 
 struct lane;
@@ -77,8 +77,8 @@ struct load {
     struct lane *lanes;
     int64_t start_ns;
     double interval_ns;        /* paced: between two requests of all lanes together; 0 else */
-    _Atomic(int64_t) tickets;  /* requests not yet handed to a lane                         */
-    _Atomic(bool) is_stopping; /* no new requests                                           */
+    _Atomic(int64_t) tickets;  /* requests not yet handed to a lane */
+    _Atomic(bool) is_stopping; /* no new requests */
     _Atomic(bool) is_canceling;
     _Atomic(uint32_t) finished_lanes;
     sem_t news; /* a lane finished, or a signal came */
@@ -93,12 +93,12 @@ struct report {
     moor_ns acquire_p50, acquire_p99, acquire_p999, acquire_max;
     uint64_t acquires, acquires_reused, conns_opened, conns_open;
     double cpu_us_per_request, syscalls_per_request;
-    int64_t memory_bytes;      /* Private_Dirty of the process afterwards; -1 = unreadable */
-    int64_t memory_per_conn;   /* what the run added, per open conn; -1 = unknown          */
+    int64_t memory_bytes;    /* Private_Dirty of the process afterwards; -1 = unreadable */
+    int64_t memory_per_conn; /* what the run added, per open conn; -1 = unknown */
     const char *backend;
     const char *backend_reason; /* why it is not io_uring; "" = it is, or was not asked for */
     uint32_t shards;
-    const char *first_fault;   /* "" = none */
+    const char *first_fault; /* "" = none */
 };
 
 int64_t now_ns(void);

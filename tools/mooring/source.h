@@ -8,14 +8,14 @@
 #include <mooring/mooring.h>
 
 struct source {
-    moor_span text;      /* a body given literally; fd is -1 then        */
-    const char *path;    /* of what is read, for complaints              */
-    int fd;              /* -1 = none                                    */
-    uint64_t length;     /* MOOR_LENGTH_UNKNOWN for what is no file      */
-    uint64_t left;       /* of length                                    */
-    bool is_awaited;     /* nothing to read yet: poll fd, then resume    */
-    int failed_errno;    /* why reading ended early; 0 = it did not      */
-    bool was_short;      /* the file ended before its length             */
+    moor_span text;   /* a body given literally; fd is -1 then */
+    const char *path; /* of what is read, for complaints */
+    int fd;           /* -1 = none */
+    uint64_t length;  /* MOOR_LENGTH_UNKNOWN for what is no file */
+    uint64_t left;    /* of length */
+    bool is_awaited;  /* nothing to read yet: poll fd, then resume */
+    int failed_errno; /* why reading ended early; 0 = it did not */
+    bool was_short;   /* the file ended before its length */
 };
 
 /* argument: DATA, @FILE or @- . Complains; then nothing is open. */
