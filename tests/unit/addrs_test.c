@@ -223,6 +223,31 @@ static void resolv_conf_says_whom_to_ask(void **state)
     mr_dns_config_unref(d);
 }
 
+static void servers_and_domains_are_bounded(void **state)
+{
+    (void)state;
+    _Static_assert(MR_DNS_SERVERS_MAX == 8 && MR_DNS_DOMAINS_MAX == 8, "the lists have one more");
+    static const char list[] = "192.0.2.1,192.0.2.2,192.0.2.3,192.0.2.4,192.0.2.5,192.0.2.6,"
+                               "192.0.2.7,192.0.2.8,192.0.2.9";
+    struct mr_dns_config *c =
+        config("nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n"
+               "nameserver 192.0.2.4\nnameserver 192.0.2.5\nnameserver 192.0.2.6\n"
+               "nameserver 192.0.2.7\nnameserver 192.0.2.8\nnameserver 192.0.2.9\n"
+               "search a1 a2 a3 a4 a5 a6 a7 a8 a9\n",
+               NULL);
+    assert_int_equal(c->server_count, MR_DNS_SERVERS_MAX);
+    assert_text(&c->servers[0], "192.0.2.1");
+    assert_text(&c->servers[7], "192.0.2.8");
+    assert_int_equal(c->domain_count, MR_DNS_DOMAINS_MAX);
+    assert_string_equal(c->domains[0], "a1");
+    assert_string_equal(c->domains[7], "a8");
+    mr_dns_config_unref(c);
+    c = config("", list);
+    assert_int_equal(c->server_count, MR_DNS_SERVERS_MAX);
+    assert_text(&c->servers[7], "192.0.2.8");
+    mr_dns_config_unref(c);
+}
+
 static void bad_server_lists_are_refused(void **state)
 {
     (void)state;
@@ -286,6 +311,7 @@ int main(void)
         cmocka_unit_test(lists_are_shared_and_without_repeats),
         cmocka_unit_test(hosts_files_are_read_as_everybody_does),
         cmocka_unit_test(resolv_conf_says_whom_to_ask),
+        cmocka_unit_test(servers_and_domains_are_bounded),
         cmocka_unit_test(bad_server_lists_are_refused),
         cmocka_unit_test(search_domains_come_before_or_after_by_ndots),
     };

@@ -234,6 +234,112 @@ static void test_a_race_of_cancel_and_completion(void **state)
     }
 }
 
+/* ---- the rest of a canceled response ---- */
+
+enum { REST_MAX = 1000 };
+
+/* A peer that answers the first request with a head, and with its body when told. */
+struct rest {
+    struct peer peer;
+    moor_pool *pool;
+    int len;
+    atomic_bool may_come;
+};
+
+static void answer_with_a_late_rest(struct peer_conn *c)
+{
+    struct rest *r = c->peer->user;
+    static const char body[REST_MAX + 1];
+    char head[64];
+    while (peer_head(c)) {
+        if (atomic_load(&c->peer->requests) > 1) {
+            if (!peer_say(c, PEER_OK))
+                return;
+            continue;
+        }
+        snprintf(head, sizeof head, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", r->len);
+        if (!peer_say(c, head))
+            return;
+        while (!atomic_load(&r->may_come) && !atomic_load(&c->peer->is_stopping))
+            peer_sleep_ms(1);
+        if (!peer_send(c, body, (size_t)r->len))
+            return;
+    }
+}
+
+static moor_stats rest_stats(struct rest *r)
+{
+    moor_stats s;
+    moor_stats_read(r->pool, &s);
+    return s;
+}
+
+/* Cancels a request that has its head and `len` bytes to come. */
+static void rest_open(struct rest *r, int len)
+{
+    *r = (struct rest){.len = len};
+    peer_start(&r->peer, answer_with_a_late_rest, r);
+    moor_pool_options po;
+    fixture_pool_options(&po);
+    po.drain_unread_max = REST_MAX;
+    assert_err(moor_pool_open(f.runtime, r->peer.url, &po, &r->pool), MOOR_OK);
+    struct call c;
+    call_init(&c, r->pool, "/");
+    call_start(&f, &c);
+    eventually(call_event_count(&c) == 1);
+    moor_cancel(c.op);
+    expect_canceled(&c, false);
+}
+
+/* The next request, and everything's end. */
+static void rest_close(struct rest *r, bool is_reused)
+{
+    struct call c;
+    call_init(&c, r->pool, "/");
+    call_expect(&f, &c, MOOR_OK);
+    assert_string_equal(c.text, "ok");
+    assert_int_equal(c.done.reused, is_reused);
+    call_fini(&c);
+    assert_int_equal(atomic_load(&r->peer.accepted), is_reused ? 1 : 2);
+    assert_err(moor_pool_close(r->pool, 1000), MOOR_OK);
+    peer_stop(&r->peer);
+}
+
+static void test_a_small_rest_is_read_and_the_connection_kept(void **state)
+{
+    (void)state;
+    struct rest r;
+    rest_open(&r, REST_MAX);
+    assert_int_equal(rest_stats(&r).conns_leased, 1);
+    atomic_store(&r.may_come, true);
+    eventually(rest_stats(&r).conns_idle == 1);
+    rest_close(&r, true);
+}
+
+static void test_a_rest_beyond_the_option_closes_the_connection(void **state)
+{
+    (void)state;
+    struct rest r;
+    const int64_t began = fixture_now_ms();
+    rest_open(&r, REST_MAX + 1);
+    eventually(rest_stats(&r).conns_open == 0);
+    assert_true(fixture_now_ms() - began < 1000); /* not for want of bytes */
+    atomic_store(&r.may_come, true);
+    rest_close(&r, false);
+}
+
+static void test_a_rest_that_never_comes_is_waited_for_a_second(void **state)
+{
+    (void)state;
+    struct rest r;
+    const int64_t began = fixture_now_ms();
+    rest_open(&r, 1);
+    eventually(rest_stats(&r).conns_open == 0);
+    assert_in_range(fixture_now_ms() - began, 998, 1000 + TIME_SLACK_MS);
+    atomic_store(&r.may_come, true);
+    rest_close(&r, false);
+}
+
 /* ---- time ---- */
 
 static void expect_late(struct call *c, int64_t after_ms, const char *what, bool is_safe)
@@ -360,6 +466,26 @@ static void test_the_pool_gives_the_timeouts(void **state)
     assert_err(moor_pool_close(p, 1000), MOOR_OK);
 }
 
+static void test_the_pool_bounds_the_wait_for_a_connection(void **state)
+{
+    (void)state;
+    moor_pool_options po;
+    fixture_pool_options(&po);
+    po.conns_max = 1;
+    po.acquire_timeout_ms = 200;
+    moor_pool *p = NULL;
+    assert_err(moor_pool_open(f.runtime, origin.url, &po, &p), MOOR_OK);
+    struct call holder, c;
+    call_init(&holder, p, "/delay/600");
+    call_start(&f, &holder);
+    call_init(&c, p, "/");
+    expect_late(&c, 200, "wait for a connection", true);
+    call_wait(&holder);
+    assert_err(holder.done.fault.err, MOOR_OK);
+    call_fini(&holder);
+    assert_err(moor_pool_close(p, 1000), MOOR_OK);
+}
+
 static void test_a_black_hole_costs_the_connect_timeout(void **state)
 {
     (void)state;
@@ -396,6 +522,9 @@ int main(void)
         T(in_the_body_with_chunks_held),
         T(in_the_callback_of_done),
         T(a_race_of_cancel_and_completion),
+        T(a_small_rest_is_read_and_the_connection_kept),
+        T(a_rest_beyond_the_option_closes_the_connection),
+        T(a_rest_that_never_comes_is_waited_for_a_second),
         T(total_timeout_while_waiting_for_the_answer),
         T(total_timeout_in_the_body),
         T(total_timeout_while_waiting_for_a_connection),
@@ -403,6 +532,7 @@ int main(void)
         T(zero_means_take_or_fail),
         T(first_byte_timeout),
         T(the_pool_gives_the_timeouts),
+        T(the_pool_bounds_the_wait_for_a_connection),
         T(a_black_hole_costs_the_connect_timeout),
 #undef T
     };

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum { MANY = 200 };
@@ -391,8 +392,79 @@ static void test_posted_bytes_are_bounded(void **state)
     io_fixture_close(f);
 }
 
+/* ---- a turn of the epoll backend ---- */
+
+static void wait_for_bytes(int fd, int count)
+{
+    for (int there = 0; there < count; usleep(100)) {
+        io_watchdog();
+        assert_int_equal(ioctl(fd, FIONREAD, &there), 0);
+    }
+}
+
+/* READS_MAX of core/epoll_recv.c: the rest of a flood waits until the others had their turn. */
+static void test_a_flooded_socket_gets_eight_buffers_a_turn(void **state)
+{
+    enum { BUF = 4096, FLOOD = 12 * BUF };
+    struct io_fixture *f = open_small(state, 64, 0, 0);
+    struct crowd *c = crowd_open(f, 3);
+    static char flood[FLOOD];
+    for (int i = 0; i < c->count; i++)
+        mr_io_recv_start(f->io, &c->clients[i].s);
+    assert_int_equal(write(c->peers[1], flood, FLOOD), FLOOD);
+    assert_int_equal(write(c->peers[0], "x", 1), 1);
+    assert_int_equal(write(c->peers[2], "x", 1), 1);
+    wait_for_bytes(c->clients[1].s.fd, FLOOD);
+    wait_for_bytes(c->clients[0].s.fd, 1);
+    wait_for_bytes(c->clients[2].s.fd, 1);
+    io_turn(f, 0);
+    assert_int_equal(c->clients[1].received, 8);
+    assert_int_equal(c->clients[0].received, 1);
+    assert_int_equal(c->clients[2].received, 1);
+    io_turn(f, 0);
+    assert_int_equal(c->clients[1].bytes, FLOOD);
+    crowd_close(c);
+    io_fixture_close(f);
+}
+
+/* BURST_BYTES of core/io_epoll.c. Only a send buffer beyond what an ordinary user may ask for takes
+ * more than that at once. */
+static void test_a_send_is_given_a_megabyte_a_turn(void **state)
+{
+    enum { PIECES = 1024, BURST = 1 << 20 };
+    struct io_fixture *f = open_small(state, 64, 0, 0);
+    struct crowd *c = crowd_open(f, 1);
+    struct io_client *one = &c->clients[0];
+    const int room = 64 << 20;
+    if (setsockopt(one->s.fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room) != 0) {
+        crowd_close(c);
+        io_fixture_close(f);
+        skip();
+    }
+    static char piece[4 * BURST / PIECES];
+    static struct iovec pieces[PIECES];
+    for (int i = 0; i < PIECES; i++)
+        pieces[i] = (struct iovec){.iov_base = piece, .iov_len = sizeof piece};
+    const struct msghdr m = {.msg_iov = pieces, .msg_iovlen = PIECES};
+    mr_io_send(f->io, &one->s, &m);
+    for (size_t turns = 1; turns < 4; turns++) {
+        assert_int_equal(one->s.out_done, turns * BURST);
+        assert_int_equal(one->sent, 0);
+        io_turn(f, 100);
+    }
+    io_until(f, one->sent);
+    assert_int_equal(one->taken, 4 * BURST);
+    crowd_close(c);
+    io_fixture_close(f);
+}
+
 #define CASE(fn)                                                                                   \
     {#fn " on io_uring", fn, NULL, NULL, (void *)"io_uring"},                                      \
+    {                                                                                              \
+#fn " on epoll", fn, NULL, NULL, (void *)"epoll"                                           \
+    }
+
+#define EPOLL_CASE(fn)                                                                             \
     {                                                                                              \
 #fn " on epoll", fn, NULL, NULL, (void *)"epoll"                                           \
     }
@@ -409,6 +481,8 @@ int main(void)
         CASE(test_starved_sockets_still_live),
         CASE(test_a_heap_at_its_limit),
         CASE(test_posted_bytes_are_bounded),
+        EPOLL_CASE(test_a_flooded_socket_gets_eight_buffers_a_turn),
+        EPOLL_CASE(test_a_send_is_given_a_megabyte_a_turn),
     };
     return io_run(tests);
 }

@@ -4,6 +4,8 @@
  */
 #include "core/resolver.h"
 
+#include "core/name_files.h"
+
 #include "tests/support/dns_server.h"
 #include "tests/support/loop_fixture.h"
 
@@ -29,7 +31,7 @@ struct asked {
     uint32_t count;
     int64_t expires_ns;
     struct mr_resolver_shard *again; /* of the test that asks in done */
-    char first[MR_ADDR_TEXT_CAP], second[MR_ADDR_TEXT_CAP];
+    char first[MR_ADDR_TEXT_CAP], second[MR_ADDR_TEXT_CAP], last[MR_ADDR_TEXT_CAP];
 };
 
 static const char *backend;
@@ -115,6 +117,8 @@ static void on_done(struct mr_lookup *req, moor_err err, struct mr_addrs *addrs,
         mr_addr_text(&addrs->list[0], a->first);
     if (a->count > 1)
         mr_addr_text(&addrs->list[1], a->second);
+    if (a->count > 0)
+        mr_addr_text(&addrs->list[a->count - 1], a->last);
 }
 
 static void begin(struct fixture *f, struct asked *a, const char *host, int64_t deadline_ms)
@@ -160,6 +164,64 @@ static void both_families_are_asked_and_ordered(void **state)
     ask(f, &a, "two.test");
     assert_int_equal(a.count, 3);
     assert_int_equal(dns_server_asked(f->server, 0), 2); /* the second came from the cache */
+}
+
+/* Writes "<prefix>1<end><prefix>2<end>..." */
+static void number(char *text, size_t cap, const char *prefix, int count, const char *end)
+{
+    size_t len = 0;
+    for (int i = 1; i <= count; i++)
+        len += (size_t)snprintf(text + len, cap - len, "%s%d%s", prefix, i, end);
+    assert_true(len < cap);
+}
+
+static void a_long_answer_keeps_its_first_addresses(void **state)
+{
+    enum { HALF = MR_ADDRS_MAX / 2, MORE = HALF + 8 };
+    struct fixture *f = *state;
+    static char v4[1024], v6[1024], hosts[8192];
+    number(v4, sizeof v4, "192.0.2.", MORE, ",");
+    number(v6, sizeof v6, "2001:db8::", MORE, ",");
+    number(hosts, sizeof hosts, "192.0.2.", MR_ADDRS_MAX + 8, " many\n");
+    if (f)
+        write_file(f->hosts_path, hosts);
+    f = start(state);
+    struct asked a;
+    DNS_SCRIPT(f->server, {"both.test", 1, DNS_ANSWER, v4, 60, 0},
+               {"both.test", 28, DNS_ANSWER, v6, 60, 0});
+    ask(f, &a, "both.test");
+    assert_int_equal(a.count, MR_ADDRS_MAX);
+    assert_string_equal(a.first, "2001:db8::1");
+    assert_string_equal(a.second, "192.0.2.1");
+    assert_string_equal(a.last, "192.0.2.32");
+    ask(f, &a, "many");
+    assert_int_equal(a.count, MR_ADDRS_MAX);
+    assert_string_equal(a.first, "192.0.2.1");
+    assert_string_equal(a.last, "192.0.2.64");
+}
+
+/* Sparse up to the limit: a last line that ends there is read, the next one is not. */
+static void a_name_file_is_cut_at_its_limit(void **state)
+{
+    static const char last[] = "\n192.0.2.81 last\n", beyond[] = "192.0.2.82 beyond\n";
+    struct fixture *f = *state;
+    if (f) {
+        write_file(f->hosts_path, "192.0.2.80 first\n");
+        const off_t at = (off_t)(MR_NAME_FILE_MAX - (sizeof last - 1));
+        const int fd = open(f->hosts_path, O_WRONLY | O_CLOEXEC);
+        assert_true(fd >= 0);
+        assert_int_equal(pwrite(fd, last, sizeof last - 1, at), sizeof last - 1);
+        assert_int_equal(pwrite(fd, beyond, sizeof beyond - 1, (off_t)MR_NAME_FILE_MAX),
+                         sizeof beyond - 1);
+        close(fd);
+    }
+    f = start(state);
+    struct asked a;
+    ask(f, &a, "first");
+    assert_string_equal(a.first, "192.0.2.80");
+    ask(f, &a, "last");
+    assert_string_equal(a.first, "192.0.2.81");
+    ask_fails(f, "beyond", "no such name");
 }
 
 static void literals_and_local_names_never_ask(void **state)
@@ -662,6 +724,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(both_families_are_asked_and_ordered),
+        T(a_long_answer_keeps_its_first_addresses),
+        T(a_name_file_is_cut_at_its_limit),
         T(literals_and_local_names_never_ask),
         T(malformed_names_are_not_sent),
         T(failures_say_what_happened),
