@@ -108,6 +108,18 @@ static void reply(struct mr_move *m)
     MR_ASSERT(is_there && "a shard with a question under way does not leave");
 }
 
+/* Its read is stopped first; mr_berth_unhook goes on when nothing can come any more. */
+static void begin_leaving(struct mr_move *m, struct mr_conn *c)
+{
+    m->leaving = c;
+    c->claim = m;
+    mr_conn_move_to(c, MR_CONN_MOVING);
+    if (c->sock.is_receiving)
+        mr_io_recv_stop(m->from->shard->mine.loop.io, &c->sock);
+    else
+        mr_berth_unhook(c);
+}
+
 static void asked(struct mr_message *message)
 {
     struct mr_move *m = move_of(message);
@@ -123,13 +135,7 @@ static void asked(struct mr_message *message)
         reply(m);
         return;
     }
-    mr_conn_move_to(c, MR_CONN_MOVING);
-    m->leaving = c;
-    c->claim = m;
-    if (c->sock.is_receiving)
-        mr_io_recv_stop(b->shard->mine.loop.io, &c->sock);
-    else
-        mr_berth_unhook(c);
+    begin_leaving(m, c);
 }
 
 /* Everything the conn is goes into the message; the slot ends here. */
@@ -253,14 +259,8 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
     atomic_fetch_add(&to->donated, 1);
     m->from = b;
     m->to = to;
-    m->leaving = c;
     m->is_donation = true;
-    c->claim = m;
-    mr_conn_move_to(c, MR_CONN_MOVING);
-    if (c->sock.is_receiving)
-        mr_io_recv_stop(b->shard->mine.loop.io, &c->sock);
-    else
-        mr_berth_unhook(c);
+    begin_leaving(m, c);
     return true;
 }
 

@@ -149,11 +149,3 @@ uint64_t mr_name_cache_generation(struct mr_name_cache *c)
     mr_lock_unlock(&c->lock);
     return generation;
 }
-
-uint32_t mr_name_cache_count(struct mr_name_cache *c)
-{
-    mr_lock_lock(&c->lock);
-    uint32_t count = c->map.count;
-    mr_lock_unlock(&c->lock);
-    return count;
-}

@@ -41,6 +41,5 @@ void mr_name_cache_put(struct mr_name_cache *c, const char *name, size_t len,
                        const struct mr_name_answer *a, int64_t expires_ns, uint64_t generation);
 void mr_name_cache_forget_all(struct mr_name_cache *c);
 uint64_t mr_name_cache_generation(struct mr_name_cache *c);
-uint32_t mr_name_cache_count(struct mr_name_cache *c);
 
 #endif
