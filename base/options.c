@@ -47,6 +47,7 @@ struct pool_twin {
 #undef POOL
     void (*on_event)(void *user, const struct moor_event *e);
     void *event_user;
+    moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
 };
 _Static_assert(sizeof(struct runtime_twin) == sizeof(moor_runtime_options), "options.def");
 _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.def");

@@ -16,6 +16,7 @@
     X(WS, "ws", 80, true, false)                                                                   \
     X(WSS, "wss", 443, true, true)                                                                 \
     X(TCP, "tcp", 0, false, false)                                                                 \
+    X(TLS, "tls", 0, false, true)                                                                  \
     X(UNIX, "unix", 0, false, false)                                                               \
     X(REDIS, "redis", 6379, false, false)                                                          \
     X(POSTGRES, "postgres", 5432, false, false)                                                    \

@@ -138,7 +138,12 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
     }
     struct mr_upstream *upstream = NULL;
     if (u)
-        e = mr_pool_upstream(p, u->host, u->port, u->scheme == MR_URL_UNIX ? u->host.base : NULL,
+        e = mr_pool_upstream(p,
+                             &(struct mr_place){
+                                 .host = u->host,
+                                 .port = u->port,
+                                 .path = u->scheme == MR_URL_UNIX ? u->host.base : NULL,
+                             },
                              &upstream);
     if (http)
         http->upstream = upstream;

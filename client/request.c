@@ -70,7 +70,7 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     char *authority = t->storage + MR_URL_STORAGE(text.len);
     t->authority =
         (moor_span){authority, mr_origin_authority(&u, authority, MR_URL_STORAGE(text.len))};
-    return mr_pool_upstream(p, u.host, u.port, NULL, &t->upstream);
+    return mr_pool_upstream(p, &(struct mr_place){.host = u.host, .port = u.port}, &t->upstream);
 }
 
 static moor_err find_target(struct moor_pool *p, const char *url, struct target *t)

@@ -6,14 +6,14 @@
 
 # Every .c of a floor belongs to the library.
 file(GLOB MOORING_SOURCES CONFIGURE_DEPENDS
-     base/*.c alloc/*.c policy/*.c core/*.c h1/*.c client/*.c)
+     base/*.c alloc/*.c policy/*.c core/*.c h1/*.c tls/*.c client/*.c)
 add_library(mooring_objects OBJECT ${MOORING_SOURCES})
 target_compile_definitions(mooring_objects PUBLIC _GNU_SOURCE)
 target_include_directories(mooring_objects PUBLIC include ${PROJECT_SOURCE_DIR})
 set_target_properties(mooring_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                                                  C_VISIBILITY_PRESET hidden)
 target_link_libraries(mooring_objects PUBLIC PkgConfig::LIBURING PkgConfig::CARES
-                      mooring_jemalloc Threads::Threads)
+                      mooring_jemalloc mooring_wolfssl Threads::Threads)
 # A call between two exported functions is a plain call: nobody may interpose into the library.
 target_compile_options(mooring_objects PRIVATE -fno-semantic-interposition)
 
@@ -26,12 +26,14 @@ set_target_properties(mooring PROPERTIES
   LINK_DEPENDS "${PROJECT_SOURCE_DIR}/cmake/mooring.map")
 target_include_directories(mooring INTERFACE
   $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-target_link_libraries(mooring PRIVATE mooring_jemalloc ${MOORING_LINK_LIBRARIES})
+target_link_libraries(mooring PRIVATE mooring_jemalloc mooring_wolfssl ${MOORING_LINK_LIBRARIES})
 target_link_options(mooring PRIVATE
   "-Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/mooring.map" -Wl,-Bsymbolic-functions
   # jemalloc leaves a destructor in every thread that used it: unmapping it would crash the thread
   # that ends after dlclose.
-  -Wl,-z,nodelete -Wl,-z,now)
+  -Wl,-z,nodelete -Wl,-z,now
+  # The archives inside show nothing, whatever the map says.
+  -Wl,--exclude-libs,ALL)
 if(NOT MOORING_SANITIZE)
   # Clang leaves a sanitizer's functions for the program to define.
   target_link_options(mooring PRIVATE -Wl,--no-undefined)
@@ -46,11 +48,12 @@ if(NOT MOORING_SANITIZE AND NOT MOORING_COVERAGE)
   add_custom_command(
     OUTPUT "${static_object}"
     COMMAND ${CMAKE_LINKER} -r -o "${static_object}.all" "$<TARGET_OBJECTS:mooring_objects>"
-            "${MOORING_JEMALLOC_ARCHIVE}"
+            "${MOORING_JEMALLOC_ARCHIVE}" ${MOORING_WOLFSSL_ARCHIVE}
     COMMAND "${MOORING_OBJCOPY}" --wildcard "--keep-global-symbol=moor_*"
             "${static_object}.all" "${static_object}"
     COMMAND "${CMAKE_COMMAND}" -E rm "${static_object}.all"
     DEPENDS mooring_objects "$<TARGET_OBJECTS:mooring_objects>" "${MOORING_JEMALLOC_ARCHIVE}"
+            ${MOORING_WOLFSSL_ARCHIVE}
     COMMAND_EXPAND_LISTS VERBATIM
     COMMENT "Joining the static library's objects into one")
   add_library(mooring_static STATIC "${static_object}")

@@ -18,22 +18,30 @@ const char *moor_event_name(moor_event_type t)
     }
 }
 
-void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
-                   const moor_fault *fault)
+static void tell(struct moor_pool *p, const struct mr_upstream *u, moor_event e)
 {
     if (!p->options.on_event)
         return;
-    const moor_event e = {
-        .size = sizeof e,
-        .type = type,
-        .pool = p,
-        .upstream = !u        ? ""
-                    : u->host ? u->host
-                              : u->path,
-        .port = u ? u->port : 0,
-        .err = fault ? fault->err : MOOR_OK,
-        .os_errno = fault ? fault->os_errno : 0,
-        .why = fault && fault->what ? fault->what : "",
-    };
+    e.size = sizeof e;
+    e.pool = p;
+    e.upstream = u ? mr_upstream_text(u) : "";
+    e.port = u ? u->port : 0;
     p->options.on_event(p->options.event_user, &e);
+}
+
+void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
+                   const moor_fault *fault)
+{
+    tell(p, u,
+         (moor_event){
+             .type = type,
+             .err = fault ? fault->err : MOOR_OK,
+             .os_errno = fault ? fault->os_errno : 0,
+             .why = fault && fault->what ? fault->what : "",
+         });
+}
+
+void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type, const moor_tls_info *info)
+{
+    tell(u->pool, u, (moor_event){.type = type, .why = "", .tls = info});
 }

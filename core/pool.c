@@ -30,6 +30,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
     p->options.name = p->name;
     p->protocol = spec->protocol;
     p->secure = spec->secure;
+    p->security = spec->security;
     p->wiring = spec->wiring;
     p->unwire = spec->unwire;
     p->sock_options = (struct mr_sock_options){
@@ -52,26 +53,25 @@ const char *moor_pool_name(const moor_pool *p)
     return p->name;
 }
 
-static bool is_same(const struct mr_upstream *u, moor_span host, uint16_t port, const char *path)
+static bool is_same(const struct mr_upstream *u, const struct mr_place *at)
 {
-    if (path)
-        return u->path && !strcmp(u->path, path);
-    return u->host && u->port == port && mr_span_is_equal(mr_span_cstr(u->host), host);
+    if (u->is_secure != at->is_secure)
+        return false;
+    if (at->path)
+        return u->path && !strcmp(u->path, at->path);
+    return u->host && u->port == at->port && mr_span_is_equal(mr_span_cstr(u->host), at->host);
 }
 
-static _Atomic(struct mr_upstream *) *bucket_of(struct moor_pool *p, moor_span host, uint16_t port,
-                                                const char *path)
+static _Atomic(struct mr_upstream *) *bucket_of(struct moor_pool *p, const struct mr_place *at)
 {
-    const moor_span key = path ? mr_span_cstr(path) : host;
-    return &p->upstreams[mr_hash_bytes(key.base, key.len, port) % MR_ORIGIN_BUCKETS];
+    const moor_span key = at->path ? mr_span_cstr(at->path) : at->host;
+    return &p->upstreams[mr_hash_bytes(key.base, key.len, at->port) % MR_ORIGIN_BUCKETS];
 }
 
-static struct mr_upstream *find_upstream(struct moor_pool *p, moor_span host, uint16_t port,
-                                         const char *path)
+static struct mr_upstream *find_upstream(struct moor_pool *p, const struct mr_place *at)
 {
-    struct mr_upstream *u =
-        atomic_load_explicit(bucket_of(p, host, port, path), memory_order_acquire);
-    while (u && !is_same(u, host, port, path))
+    struct mr_upstream *u = atomic_load_explicit(bucket_of(p, at), memory_order_acquire);
+    while (u && !is_same(u, at))
         u = u->next;
     return u;
 }
@@ -83,18 +83,18 @@ void mr_upstream_free(struct moor_pool *p, struct mr_upstream *u)
     mr_heap_free(heap_of(p), u, sizeof *u);
 }
 
-static struct mr_upstream *make_upstream(struct moor_pool *p, moor_span host, uint16_t port,
-                                         const char *path)
+static struct mr_upstream *make_upstream(struct moor_pool *p, const struct mr_place *at)
 {
     struct mr_upstream *u = mr_heap_zalloc(heap_of(p), sizeof *u);
     if (!u)
         return NULL;
     u->pool = p;
-    u->port = port;
-    if (path)
-        u->path = mr_heap_copy_text(heap_of(p), mr_span_cstr(path));
+    u->port = at->port;
+    u->is_secure = at->is_secure;
+    if (at->path)
+        u->path = mr_heap_copy_text(heap_of(p), mr_span_cstr(at->path));
     else
-        u->host = mr_heap_copy_text(heap_of(p), host);
+        u->host = mr_heap_copy_text(heap_of(p), at->host);
     if (!u->path && !u->host) {
         mr_upstream_free(p, u);
         return NULL;
@@ -108,21 +108,21 @@ static struct mr_upstream *make_upstream(struct moor_pool *p, moor_span host, ui
     return u;
 }
 
-moor_err mr_pool_upstream(struct moor_pool *p, moor_span host, uint16_t port, const char *path,
+moor_err mr_pool_upstream(struct moor_pool *p, const struct mr_place *at,
                           struct mr_upstream **out_upstream)
 {
-    *out_upstream = find_upstream(p, host, port, path);
+    *out_upstream = find_upstream(p, at);
     if (*out_upstream)
         return MOOR_OK;
-    struct mr_upstream *made = make_upstream(p, host, port, path);
+    struct mr_upstream *made = make_upstream(p, at);
     MR_FAIL_IF(!made, MOOR_ENOMEM);
     moor_err e = MOOR_OK;
     mr_lock_lock(&p->lock);
-    struct mr_upstream *found = find_upstream(p, host, port, path);
+    struct mr_upstream *found = find_upstream(p, at);
     if (!found && p->upstream_count >= p->options.origins_max)
         e = MOOR_EBUSY;
     if (!found && !e) {
-        _Atomic(struct mr_upstream *) *bucket = bucket_of(p, host, port, path);
+        _Atomic(struct mr_upstream *) *bucket = bucket_of(p, at);
         made->next = atomic_load_explicit(bucket, memory_order_relaxed);
         p->upstream_count++;
         atomic_store_explicit(bucket, made, memory_order_release);

@@ -21,6 +21,14 @@
 
 enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
 
+/* What tells one upstream from another. Borrowed. */
+struct mr_place {
+    moor_span host;
+    uint16_t port;
+    const char *path; /* of a Unix socket, instead of host and port */
+    bool is_secure;   /* under TLS: another upstream than the same place without */
+};
+
 /* Where conns go: one host and port, or a socket's path. */
 struct mr_upstream {
     struct moor_pool *pool;
@@ -28,6 +36,7 @@ struct mr_upstream {
     char *host;               /* name or literal; NULL for a Unix socket */
     char *path;               /* of a Unix socket, else NULL */
     uint16_t port;
+    bool is_secure;
     struct mr_gate gate;            /* under the pool's lock */
     _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
     _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
@@ -37,6 +46,12 @@ struct mr_upstream {
     _Atomic(int64_t) calm_until_ns; /* wasted > 0: no dial for min idle before */
     _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release */
 };
+
+/* Its host or its socket's path, for people. */
+static inline const char *mr_upstream_text(const struct mr_upstream *u)
+{
+    return u->host ? u->host : u->path;
+}
 
 /* Something of a pool that is under way on a shard and can be told to end. */
 struct mr_pool_op {
@@ -72,13 +87,15 @@ struct moor_pool {
     char *name;
     const struct mr_protocol *protocol;
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec */
-    void *wiring; /* the floor above's; freed by unwire */
+    void *security; /* secure's own; freed by unwire */
+    void *wiring;   /* the floor above's; freed by unwire */
     void (*unwire)(struct moor_pool *p);
     struct mr_sock_options sock_options;
     struct mr_lock lock; /* gates, list of upstreams, locals being made, state */
     _Atomic(struct mr_upstream *) upstreams[MR_ORIGIN_BUCKETS]; /* by hash; lists only ever grow */
     struct mr_upstream *upstream; /* the one it was opened for; NULL = any */
     uint32_t upstream_count;
+    _Atomic(uint32_t) generation; /* conns of an older one are used no more */
     uint32_t conns;           /* of all upstreams, open and being dialled; under lock */
     _Atomic(bool) wants_room; /* somebody waits under conns_max_pool: an idle conn may go */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
@@ -105,6 +122,7 @@ struct mr_pool_spec {
     /* Adds filters to a conn that has just connected; it may choose c->protocol later, when they are
      * open. NULL = plain. Not OK: the dial fails with it. On the conn's shard. */
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c);
+    void *security;
     void *wiring;
     void (*unwire)(struct moor_pool *p);
 };
@@ -112,9 +130,9 @@ struct mr_pool_spec {
 /* Opens a pool without upstreams. On failure wiring stays the caller's. */
 MOOR_NODISCARD moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
                                        struct moor_pool **out_pool);
-/* Finds or adds one; `path` for a Unix socket, else host and port. EBUSY: origins_max. Any thread. */
-MOOR_NODISCARD moor_err mr_pool_upstream(struct moor_pool *p, moor_span host, uint16_t port,
-                                         const char *path, struct mr_upstream **out_upstream);
+/* Finds or adds one. EBUSY: origins_max. Any thread. */
+MOOR_NODISCARD moor_err mr_pool_upstream(struct moor_pool *p, const struct mr_place *place,
+                                         struct mr_upstream **out_upstream);
 /* What the pool has on this shard, made at first use. NULL: draining or out of memory. Owner thread. */
 struct mr_pool_shard *mr_pool_local(struct moor_pool *p, struct moor_shard *s);
 
@@ -141,6 +159,9 @@ void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault);
 /* u and fault may be NULL. */
 void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
                    const moor_fault *fault);
+/* TLS_READY and CERT_EXPIRING. */
+void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
+                       const moor_tls_info *info);
 /* Fills counts and the last connect error. */
 void mr_pool_why(struct mr_upstream *u, moor_why *out);
 

@@ -6,6 +6,7 @@
 
 #include <mooring/error.h>
 #include <mooring/handle.h>
+#include <mooring/tls.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,6 +18,8 @@ extern "C" {
     X(DIAL_FAILED, "a connect failed")                                                             \
     X(UPSTREAM_DOWN, "the first connect in a row failed; tries are spaced from now on")            \
     X(UPSTREAM_UP, "a connect succeeded after failures")                                           \
+    X(TLS_READY, "a TLS handshake is complete: `tls` tells what came of it")                       \
+    X(CERT_EXPIRING, "the server's certificate ends within tls_expiry_warn_days: see `tls`")       \
     X(POOL_DRAINING, "the pool takes no new work")                                                 \
     X(POOL_DRAINED, "nothing of the pool is left")
 
@@ -40,6 +43,7 @@ typedef struct moor_event {
     moor_err err;         /* of a failed connect, else MOOR_OK                        */
     int os_errno;
     const char *why;      /* static text: the step that failed, the reason of a close */
+    const moor_tls_info *tls; /* of TLS_READY and CERT_EXPIRING, else NULL            */
 } moor_event;
 
 #ifdef __cplusplus

@@ -12,6 +12,7 @@
 #include <mooring/pool.h>
 #include <mooring/runtime.h>
 #include <mooring/stats.h>
+#include <mooring/tls.h>
 #include <mooring/types.h>
 
 #endif

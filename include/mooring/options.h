@@ -46,6 +46,7 @@ typedef struct moor_runtime_options {
     size_t recv_posted_bytes;     /* bytes posted to the kernel per shard; 4 KiB..64 MiB, 1 MiB */
     uint32_t conns_max_runtime;   /* over all pools; 0 = no cap but descriptors and memory    */
     uint32_t dns_cache_max;       /* names; 1024                                              */
+    uint32_t tls_handshakes_max;  /* TLS handshakes at a time, per shard; 64                  */
     const char *io_backend;       /* "auto", "io_uring" or "epoll"                            */
     const char *io_mask;          /* kernel features to leave unused, "a,b" or "6.1"; NULL    */
     const char *dns_servers;      /* "127.0.0.1:5353,[::1]:53"; NULL = resolv.conf's          */
@@ -99,9 +100,23 @@ typedef struct moor_pool_options {
     uint32_t header_count_max;    /* of a reply's head; 128                                   */
     uint32_t stream_queue_max;    /* pieces unsent on a byte stream; 1024                     */
     uint32_t replays_max;         /* a request is sent again where safe; 0..10, 2             */
+    const char *tls_ca;           /* PEM file or directory of them; NULL = the system's roots */
+    const char *tls_cert;         /* PEM: our certificate, then its intermediates; NULL = none */
+    const char *tls_key;          /* PEM, not encrypted; NULL = in tls_cert's file            */
+    const char *tls_pins;         /* "sha256/BASE64,...": of SubjectPublicKeyInfo; NULL = none */
+    bool tls_pin_chain;           /* pins match any member of the verified chain; false: the leaf */
+    const char *tls_server_name;  /* SNI and verified name; NULL = the URL's host             */
+    const char *tls_version_min;  /* "1.2" or "1.3"; "1.2"                                    */
+    uint32_t tls_tickets_max;     /* per endpoint; 0 = no resumption; 256                     */
+    bool tls_early_data;          /* 0-RTT for requests marked replayable; false              */
+    uint32_t tls_expiry_warn_days;      /* MOOR_EVENT_CERT_EXPIRING; 0 = never; 14            */
+    bool tls_insecure;            /* no verification at all: tests only; false                */
     void (*on_event)(void *user, const struct moor_event *e); /* see mooring/event.h;
                                      reading statistics is the only call of ours allowed inside */
     void *event_user;
+    /* PEM in memory instead of the files above; len 0 = none. Not kept after moor_pool_open and
+     * moor_pool_tls_reload. Of the key nothing is kept but what signs.                        */
+    moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
 } moor_pool_options;
 
 /* Fills in defaults, never reads the environment. */

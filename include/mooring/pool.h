@@ -13,8 +13,8 @@ extern "C" {
 #endif
 
 /*
- * url: "http://host[:port]", "tcp://host:port", "unix:/path" (byte streams); NULL = an open pool, which
- * takes any http origin by each request's URL. Path and query are refused; userinfo becomes every
+ * url: "http://host[:port]", "https://host[:port]"; "tcp://host:port", "tls://host:port", "unix:/path" (byte
+ * streams); NULL = an open pool, which takes any http and https origin by each request's URL. Path and query are refused; userinfo becomes every
  * request's Basic authorization.
  * options: borrowed, NULL = defaults; overlaid with MOORING_* and MOORING_POOL_<NAME>_* either way.
  * Dials nothing: the min-idle warm-up begins with the first use. Errors: EINVAL (what and where is
@@ -35,6 +35,12 @@ MOOR_API void moor_pool_drain(moor_pool *p, moor_ms timeout_ms, void (*on_draine
  * again once they are back. NULL is fine. On an adopted shard, outside its callbacks, drives that shard.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_close(moor_pool *p, moor_ms timeout_ms) MOOR_BLOCKING;
+/*
+ * Every connection there is now is used no more: idle ones close, those in use when they come back. New ones
+ * take their place, within the same bounds. For what changed behind the address: a failover, a new certificate.
+ * Cost: one message to each shard that used the pool.
+ */
+MOOR_API void moor_pool_flush(moor_pool *p) MOOR_ANY_THREAD;
 /* The name given in the options, or one made from the URL. Valid as long as the pool. */
 MOOR_API const char *moor_pool_name(const moor_pool *p) MOOR_ANY_THREAD;
 

@@ -31,7 +31,12 @@ extern "C" {
     X(bytes_in, "bytes received")                                                                  \
     X(bytes_out, "bytes sent")                                                                     \
     X(chunks_lent, "chunks the application holds now")                                             \
-    X(chunks_copied, "chunks copied because receive buffers ran low")
+    X(chunks_copied, "chunks copied because receive buffers ran low")                              \
+    X(tls_handshakes, "TLS handshakes completed")                                                  \
+    X(tls_resumed, "of those, resumed from a ticket")                                              \
+    X(tls_failed, "TLS handshakes that failed")                                                    \
+    X(tls_early, "connections that sent early data")                                               \
+    X(tls_early_refused, "of those, refused by the server, and sent again after the handshake")
 
 typedef struct moor_stats {
     size_t size;
@@ -65,7 +70,8 @@ MOOR_API void moor_runtime_stats_read_sized(const moor_runtime *r, moor_runtime_
 typedef enum moor_histogram_id {
     MOOR_HISTOGRAM_ACQUIRE, /* from asking for a connection to having one                   */
     MOOR_HISTOGRAM_REQUEST, /* from the call to on_done, requests that succeeded            */
-    MOOR_HISTOGRAM_CONNECT, /* dials that succeeded                                         */
+    MOOR_HISTOGRAM_CONNECT, /* dials that succeeded, handshake included                     */
+    MOOR_HISTOGRAM_HANDSHAKE, /* TLS handshakes that succeeded, from their first byte       */
     MOOR_HISTOGRAM_COUNT_,
     MOOR_HISTOGRAM_FORCE_INT_ = 0x7fffffff
 } moor_histogram_id;

@@ -158,7 +158,7 @@ static void claims_shared(void *arg)
     struct mr_berth *b = NULL;
     if (fault_begin(&f, 0) && fault_adopt(&f) &&
         fault_is_ok(mr_pool_create(f.runtime, &spec, &f.pool)) &&
-        fault_is_ok(mr_pool_upstream(f.pool, (moor_span){"127.0.0.1", 9}, server.port, NULL, &u)))
+        fault_is_ok(mr_pool_upstream(f.pool, &(struct mr_place){.host = {"127.0.0.1", 9}, .port = server.port}, &u)))
         b = mr_berth_of(u, f.shard);
     for (unsigned i = 0; b && i < 4; i++)
         assert_int_equal(count_acquire(b, &r[i], i), MOOR_OK);

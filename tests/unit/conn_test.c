@@ -151,7 +151,7 @@ static int begin(void **state)
     spec.options.backoff_min_ms = 10000;
     assert_int_equal(mr_pool_create(f.runtime, &spec, &f.pool), MOOR_OK);
     struct mr_upstream *u;
-    assert_int_equal(mr_pool_upstream(f.pool, (moor_span){"127.0.0.1", 9}, f.server.port, NULL, &u),
+    assert_int_equal(mr_pool_upstream(f.pool, &(struct mr_place){.host = {"127.0.0.1", 9}, .port = f.server.port}, &u),
                      MOOR_OK);
     f.berth = mr_berth_of(u, f.shard);
     assert_non_null(f.berth);

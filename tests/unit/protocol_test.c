@@ -34,7 +34,7 @@ static void open_pool(struct fixture *f, const moor_pool_options *o)
     struct mr_pool_spec spec = {.name = "count", .protocol = &count_protocol, .options = *o};
     assert_int_equal(mr_pool_create(f->runtime, &spec, &f->pool), MOOR_OK);
     assert_int_equal(
-        mr_pool_upstream(f->pool, (moor_span){"127.0.0.1", 9}, f->server.port, NULL, &f->upstream),
+        mr_pool_upstream(f->pool, &(struct mr_place){.host = {"127.0.0.1", 9}, .port = f->server.port}, &f->upstream),
         MOOR_OK);
 }
 
