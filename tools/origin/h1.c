@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include "conn.h"
+#include "options.h"
 
 enum {
     TURN_BYTES = 2 * 1024 * 1024, /* moved for one conn before the others have their turn */

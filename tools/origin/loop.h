@@ -10,16 +10,8 @@
 #include "text.h"
 
 struct conn;
+struct options;
 struct protocol;
-
-struct options {
-    const char *bind;
-    unsigned port;
-    int echo_port; /* -1 = no raw echo listener */
-    unsigned threads;
-    uint32_t idle_timeout_ms;       /* 0 = never */
-    uint64_t requests_per_conn_max; /* 0 = no limit */
-};
 
 /* One writer, the loop's thread; /stats of any thread reads. Relaxed: they are only figures. */
 struct counters {
