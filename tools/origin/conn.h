@@ -2,6 +2,8 @@
 #ifndef ORIGIN_CONN_H
 #define ORIGIN_CONN_H
 
+#include <sys/uio.h>
+
 #include "h1.h"
 #include "loop.h"
 
@@ -63,6 +65,16 @@ uint32_t conn_unsent(const struct conn *c); /* bytes the peer has not acknowledg
 
 /* To be driven again in the next turn, without waiting for the kernel. */
 void conn_resume_later(struct conn *c);
+
+/* --- the bare socket, for what stands between it and the buffers --- */
+
+/* IO_AGAIN: nothing there, the edge will come. */
+enum io_result conn_receive(struct conn *c, char *into, size_t room, size_t *out_len);
+/* What was not taken waits for the edge; never IO_AGAIN. */
+enum io_result conn_transmit(struct conn *c, struct iovec *iov, size_t iov_count, size_t *out_len);
+void conn_drop_pending(struct conn *c, size_t len); /* so much of it has left */
+/* What was not sent of the scratch moves to `pending`, so that the scratch is free. */
+void conn_keep_scratch(struct conn *c, size_t sent);
 
 extern const struct protocol echo_protocol;
 
