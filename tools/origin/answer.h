@@ -14,6 +14,7 @@ enum answer_body {
     ANSWER_ECHO,    /* the request's body */
     ANSWER_VERDICT, /* JSON: how the request's body compared with the pattern */
     ANSWER_STATS,   /* JSON: this server's counters, as they stand when the answer is made */
+    ANSWER_TLS,     /* what the conn's handshake agreed on */
 };
 
 enum { ECHO_MAX = 64 * 1024 * 1024, WAIT_MAX_MS = 3600 * 1000, METHOD_ECHO_MAX = 32 };
@@ -50,7 +51,7 @@ void route(const struct request *q, struct loop *l, struct answer *a);
 bool answer_take_body(struct answer *a, struct span data);
 
 /* The request is complete: makes the text of answers that depend on it. */
-void answer_finish(struct answer *a, const struct loop *l);
+void answer_finish(struct answer *a, const struct conn *c);
 
 void answer_refuse(struct answer *a, int status);
 

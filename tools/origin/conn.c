@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tls_conn.h"
+
 /* A request head may fill this; also bounds what one client makes us keep. */
 enum { IN_KEPT_MAX = 64 * 1024, PIECES_MAX = 16 };
 
@@ -48,6 +50,8 @@ void conn_close(struct conn *c)
         TAILQ_REMOVE(&l->ready, c, ready);
     LIST_REMOVE(c, all);
     l->out_len = 0;
+    if (c->tls)
+        tls_conn_fini(c);
     close(c->fd);
     count(&l->counters.closed, 1);
     buf_fini(&c->in);
@@ -59,6 +63,13 @@ void conn_reset(struct conn *c)
 {
     const struct linger now = {.l_onoff = 1, .l_linger = 0};
     (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+    conn_close(c);
+}
+
+void conn_end(struct conn *c)
+{
+    if (c->tls)
+        (void)tls_notify(c);
     conn_close(c);
 }
 
@@ -88,7 +99,8 @@ enum io_result conn_receive(struct conn *c, char *into, size_t room, size_t *out
 
 enum io_result conn_read(struct conn *c)
 {
-    if (!c->readable)
+    /* TLS may hold what came with an earlier receive. */
+    if (!c->readable && !c->tls)
         return IO_AGAIN;
     char *into = c->loop->in_scratch;
     size_t room = IN_SCRATCH, len;
@@ -103,7 +115,8 @@ enum io_result conn_read(struct conn *c)
             room = c->in.cap - c->in.len;
         into = c->in.data + c->in.len;
     }
-    const enum io_result r = conn_receive(c, into, room, &len);
+    const enum io_result r =
+        c->tls ? tls_read(c, into, room, &len) : conn_receive(c, into, room, &len);
     if (r != IO_OK)
         return r;
     if (c->view.len) {
@@ -191,6 +204,8 @@ enum io_result conn_transmit(struct conn *c, struct iovec *iov, size_t iov_count
 enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned piece_count,
                          uint64_t *out_taken)
 {
+    if (c->tls)
+        return tls_send(c, pieces, piece_count, out_taken);
     struct loop *l = c->loop;
     struct iovec iov[PIECES_MAX + 2];
     size_t used = 0, total = 0, sent;
@@ -218,6 +233,16 @@ enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned pie
     conn_keep_scratch(c, from_scratch);
     *out_taken = sent - from_scratch;
     return is_complete ? IO_OK : IO_AGAIN;
+}
+
+enum io_result conn_notify(struct conn *c)
+{
+    return c->tls ? tls_notify(c) : conn_flush(c);
+}
+
+bool conn_is_blocked(const struct conn *c)
+{
+    return c->pending.len || (c->tls && tls_has_sealed(c->tls));
 }
 
 uint32_t conn_unsent(const struct conn *c)

@@ -7,6 +7,8 @@
 #include "h1.h"
 #include "loop.h"
 
+struct tls_conn;
+
 /*
  * What is spoken on a listener. `drive` goes on until the kernel, a timer or the peer must act
  * first; it and `on_timer` may close the conn.
@@ -36,14 +38,16 @@ struct conn {
     struct buf in;      /* input that waits for more of itself or for its turn */
     struct buf pending; /* output the socket refused */
     size_t pending_sent;
+    struct tls_conn *tls; /* NULL: plain */
     struct h1 h1;
 };
 
 enum io_result { IO_OK, IO_AGAIN, IO_END, IO_FAILED };
 
 struct conn *conn_open(struct loop *l, int fd, const struct protocol *protocol);
-void conn_close(struct conn *c);
+void conn_close(struct conn *c); /* FIN, or RST if something was not read; no close_notify */
 void conn_reset(struct conn *c); /* closes with RST */
+void conn_end(struct conn *c);   /* says close_notify, if the socket takes it, and closes */
 
 /* Adds received bytes to the view. IO_AGAIN: nothing there, the edge will come. */
 enum io_result conn_read(struct conn *c);
@@ -62,6 +66,11 @@ enum io_result conn_flush(struct conn *c);
 enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned count,
                          uint64_t *out_taken);
 uint32_t conn_unsent(const struct conn *c); /* bytes the peer has not acknowledged */
+
+/* Flushes and says close_notify; on a plain conn only the former. Again after IO_AGAIN. */
+enum io_result conn_notify(struct conn *c);
+/* Must be flushed before anything else is done? */
+bool conn_is_blocked(const struct conn *c);
 
 /* To be driven again in the next turn, without waiting for the kernel. */
 void conn_resume_later(struct conn *c);

@@ -13,6 +13,7 @@
 #include "listen.h"
 #include "options.h"
 #include "pattern.h"
+#include "tls_conn.h"
 
 struct server {
     struct options options;
@@ -21,6 +22,7 @@ struct server {
     pthread_t threads[THREADS_MAX];
     struct listen_set http;
     struct listen_set echo;
+    struct ssl_ctx_st *tls_context; /* NULL: plain */
 };
 
 static bool open_listeners(struct server *s)
@@ -33,14 +35,24 @@ static bool open_listeners(struct server *s)
                                     (unsigned)o->echo_port, o->threads);
 }
 
+static bool open_tls(struct server *s)
+{
+    const struct options *o = &s->options;
+    if (!o->tls.is_on)
+        return true;
+    s->tls_context = tls_open(&o->tls, o->bind);
+    return s->tls_context != NULL;
+}
+
 static bool init_loops(struct server *s)
 {
     const unsigned count = s->options.threads;
+    const struct protocol *spoken = s->tls_context ? &tls_protocol : &h1_protocol;
     for (unsigned i = 0; i < count; i++) {
         struct loop *l = &s->loops[i];
         s->loops_begun++;
-        if (!loop_init(l, &s->options, s->loops, count) ||
-            !loop_add_listener(l, s->http.fds[i], &h1_protocol) ||
+        if (!loop_init(l, &s->options, s->loops, count, s->tls_context) ||
+            !loop_add_listener(l, s->http.fds[i], spoken) ||
             (s->echo.count && !loop_add_listener(l, s->echo.fds[i], &echo_protocol))) {
             perror("mooring-origin: epoll");
             return false;
@@ -73,7 +85,8 @@ static int serve(struct server *s, const sigset_t *ends)
         started++;
     const bool all_started = started == s->options.threads;
     if (all_started) {
-        printf("listening on %s%s\n", s->http.is_unix ? "" : "http://", s->http.name);
+        const char *scheme = s->tls_context ? "https://" : "http://";
+        printf("listening on %s%s\n", s->http.is_unix ? "" : scheme, s->http.name);
         if (s->echo.count)
             printf("echo on %s\n", s->echo.name);
         fflush(stdout);
@@ -105,11 +118,13 @@ int main(int argc, char **argv)
         signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         pattern_init();
-        code = open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
+        code = open_tls(s) && open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
         for (unsigned i = 0; i < s->loops_begun; i++)
             loop_fini(&s->loops[i]);
         listen_close(&s->echo);
         listen_close(&s->http);
+        if (s->tls_context)
+            tls_close(s->tls_context);
     }
     free(s);
     return code;

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "tls.h"
+
 enum { THREADS_MAX = 64 };
 
 struct options {
@@ -13,6 +15,7 @@ struct options {
     unsigned threads;
     uint32_t idle_timeout_ms;       /* 0 = never */
     uint64_t requests_per_conn_max; /* 0 = no limit */
+    struct tls_options tls;
 };
 
 /* Returns the exit code, or -1 to go on. Strings are borrowed from argv. */
