@@ -46,7 +46,15 @@ class Protocol(TlsTest, origin_test.Protocol):
 
 
 class BadRoutes(TlsTest, origin_test.BadRoutes):
-    pass
+    def test_close_idle_meets_a_request(self):
+        for notify in (0, 1):
+            c = self.bad(f"close-idle?after=200&notify={notify}")
+            self.assertEqual(c.read(len(self.ok)), self.ok)
+            c.get("/bytes/1")
+            if notify:
+                self.assertEqual((c.s.recv(1), c.s.ended_by), (b"", "close_notify"))
+            else:
+                self.assert_reset(c, b"")
 
 
 class GoodRoutesOverTls12(TlsTest, origin_test.GoodRoutes):
@@ -121,6 +129,33 @@ class Handshake(TlsTest):
 
 
 class Endings(TlsTest):
+    def ending(self, target):
+        c = self.client().get(target)
+        body = c.read_to_end()
+        return body, c.s.ended_by
+
+    def test_bodies_that_end_with_the_conn(self):
+        for size in (0, 10, 500000):
+            want = b"HTTP/1.1 200 OK\r\n\r\n" + pattern(size)
+            for notify, end in (("", "close_notify"), ("&notify=1", "close_notify"),
+                                ("&notify=0", "FIN")):
+                body, ended_by = self.ending(f"/bad/eof-body?bytes={size}{notify}")
+                self.assertTrue(body == want)
+                self.assertEqual(ended_by, end)
+
+    def test_orderly_ends(self):
+        for target in ("/close", "/bad/garbage", "/bad/close-idle", "/bad/short?notify=1",
+                       "/bad/close-mid-head?notify=1"):
+            self.assertEqual(self.ending(target)[1], "close_notify", target)
+        c = self.client().send(b"nonsense\r\n\r\n")
+        self.assertEqual(c.answer()[0], 400)
+        self.assertEqual((c.read_to_end(), c.s.ended_by), (b"", "close_notify"))
+
+    def test_truncations(self):
+        for target in ("/bad/short", "/bad/close-mid-head", "/bad/close-idle?notify=0",
+                       "/bad/garbage?notify=0"):
+            self.assertEqual(self.ending(target)[1], "FIN", target)
+
     def test_close_notify_is_answered(self):
         c = self.client().get("/bytes/5")
         self.assertEqual(c.answer()[2], pattern(5))

@@ -34,6 +34,7 @@ struct answer {
     const struct misdeed *misdeed; /* NULL for a good answer */
     uint64_t after;                /* arguments of the misdeed */
     uint64_t amount;
+    bool notifies;        /* where the misdeed ends the conn: close_notify on TLS */
     struct buf text;      /* ANSWER_TEXT */
     struct buf echo;      /* the request's body, at most ECHO_MAX */
     uint64_t body_bytes;  /* of the request, so far */
@@ -58,12 +59,17 @@ void answer_refuse(struct answer *a, int status);
 const char *status_reason(int status);
 
 /* --- misbehaviour on HTTP/1, see bad.c --- */
+enum {
+    MISDEED_AT_ONCE = 1,   /* does not wait for the request's body */
+    MISDEED_TRUNCATES = 2, /* ends without close_notify, unless notify=1 says otherwise */
+};
+
 struct misdeed {
     const char *name;
     const char *usage;
     uint64_t default_after;
     uint64_t default_amount;
-    bool at_once; /* does not wait for the request's body */
+    unsigned flags;
     void (*write)(struct conn *c);
 };
 

@@ -133,15 +133,17 @@ static void misbehave(const struct request *q, struct span rest, struct answer *
         answer_refuse(a, 404);
         return;
     }
-    uint64_t amount;
-    if (!request_number(q, "after", m->default_after, WAIT_MAX_MS, &a->after) ||
+    uint64_t amount, notifies;
+    if (!request_number(q, "notify", !(m->flags & MISDEED_TRUNCATES), 1, &notifies) ||
+        !request_number(q, "after", m->default_after, WAIT_MAX_MS, &a->after) ||
         !request_number(q, "count", m->default_amount, 10000, &amount) ||
         !request_number(q, "bytes", amount, length_max, &a->amount)) {
         answer_refuse(a, 400);
         return;
     }
     a->misdeed = m;
-    a->at_once = m->at_once;
+    a->notifies = notifies;
+    a->at_once = m->flags & MISDEED_AT_ONCE;
 }
 
 /* A path that ends with '/' takes what follows it; the others are whole. */
@@ -163,7 +165,9 @@ static const struct {
     {"/stats", "/stats                    JSON: counters of this server", say_stats},
     {"/tls", "/tls                      what the TLS handshake agreed on", say_tls},
     {"/late", "/late                     425 if asked with TLS early data", say_late},
-    {"/bad/", "/bad/...                  misbehaviour:", misbehave},
+    {"/bad/",
+     "/bad/...?notify=0         misbehaviour; with 1 or 0 its FIN has a close_notify or not:",
+     misbehave},
     {"/", "", say_index},
 };
 
