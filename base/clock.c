@@ -1,5 +1,5 @@
 /*
- * The system's monotonic clock behind mr_clock. Any thread.
+ * The system's clocks behind mr_clock. Any thread.
  */
 #include "base/clock.h"
 
@@ -14,3 +14,12 @@ static int64_t system_now(void *ctx)
 }
 
 const struct mr_clock mr_clock_system = {.now = system_now};
+
+int64_t mr_clock_wall(const struct mr_clock *c)
+{
+    if (c->wall)
+        return c->wall(c->ctx);
+    struct timespec ts;
+    clock_gettime(CLOCK_REALTIME, &ts);
+    return ts.tv_sec;
+}

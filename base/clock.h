@@ -12,7 +12,8 @@
 #define MR_NEVER      INT64_MAX /* a deadline that does not come */
 
 struct mr_clock {
-    int64_t (*now)(void *ctx); /* monotonic nanoseconds; any thread */
+    int64_t (*now)(void *ctx);  /* monotonic nanoseconds; any thread */
+    int64_t (*wall)(void *ctx); /* seconds since 1970, UTC; any thread; NULL = the system's */
     void *ctx;
 };
 
@@ -23,6 +24,9 @@ static inline int64_t mr_clock_now(const struct mr_clock *c)
 {
     return c->now(c->ctx);
 }
+
+/* What certificates and tickets are dated in. Never for deadlines: it jumps. */
+int64_t mr_clock_wall(const struct mr_clock *c);
 
 /* Relative milliseconds as callers give them (negative = for ever) to an absolute deadline, saturating. */
 static inline int64_t mr_deadline(int64_t now_ns, int64_t relative_ms)

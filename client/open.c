@@ -7,6 +7,7 @@
 #include "client/exchange.h"
 #include "core/shard.h"
 #include "core/stream.h"
+#include "tls/pool.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -88,6 +89,7 @@ void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http)
 
 static void unwire(struct moor_pool *p)
 {
+    mr_tls_pool_close(p->runtime, p->security);
     if (p->wiring)
         mr_http_pool_free(&p->runtime->heap, p->wiring);
 }
@@ -100,54 +102,94 @@ static moor_err refuse(struct moor_runtime *r, moor_err e, const char *what, con
     return e;
 }
 
-static moor_err open_pool(struct moor_runtime *r, const char *text, const struct mr_url *u,
-                          const moor_pool_options *given, moor_pool **out_pool)
+static void make_name(const struct mr_url *u, const moor_pool_options *given, char *name,
+                      size_t cap)
 {
-    const bool is_http = !u || u->scheme == MR_URL_HTTP;
-    if (!is_http && u->scheme != MR_URL_TCP && u->scheme != MR_URL_UNIX)
+    if (given && given->name)
+        snprintf(name, cap, "%s", given->name);
+    else if (!u)
+        snprintf(name, cap, "any");
+    else if (u->scheme == MR_URL_UNIX)
+        snprintf(name, cap, "unix:%s", (const char *)u->host.base);
+    else
+        snprintf(name, cap, "%s:%u", (const char *)u->host.base, u->port);
+}
+
+static moor_err check_url(struct moor_runtime *r, const struct mr_url *u, bool is_http,
+                          const char *text)
+{
+    if (!is_http && u->scheme != MR_URL_TCP && u->scheme != MR_URL_TLS && u->scheme != MR_URL_UNIX)
         return refuse(r, MOOR_ENOSYS, "this build does not speak the scheme", text);
     if (u && !mr_span_is_equal(u->target, mr_span_cstr(is_http ? "/" : "")))
         return refuse(r, MOOR_EINVAL, "a pool's URL has no path or query: give it per request",
                       text);
     if (!is_http && u->has_userinfo)
         return refuse(r, MOOR_EINVAL, "a byte stream has no user", text);
+    return MOOR_OK;
+}
+
+/* The parts of the floors above and below the pool; whatever is there is ended by unwire_spec. */
+static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_pool_spec *spec)
+{
+    const bool is_http = spec->protocol == &mr_h1_protocol;
+    struct mr_tls_pool *tls = NULL;
+    if (!u || mr_url_scheme_is_tls(u->scheme)) {
+        MR_TRY(mr_tls_pool_open(r, spec->name, is_http ? "http/1.1" : "", &spec->options, &tls));
+        spec->security = tls;
+        spec->secure = mr_tls_secure;
+    }
+    mr_tls_options_clear(&spec->options);
+    if (!is_http)
+        return MOOR_OK;
+    spec->wiring = make_http(r, u, &spec->options);
+    return spec->wiring ? MOOR_OK : MOOR_ENOMEM;
+}
+
+static void unwire_spec(struct moor_runtime *r, const struct mr_pool_spec *spec)
+{
+    mr_tls_pool_close(r, spec->security);
+    if (spec->wiring)
+        mr_http_pool_free(&r->heap, spec->wiring);
+}
+
+static moor_err add_upstream(struct moor_pool *p, const struct mr_url *u)
+{
+    struct mr_http_pool *http = p->wiring;
+    const struct mr_place place = {
+        .host = u->host,
+        .port = u->port,
+        .path = u->scheme == MR_URL_UNIX ? u->host.base : NULL,
+        .is_secure = mr_url_scheme_is_tls(u->scheme),
+    };
+    MR_TRY(mr_pool_upstream(p, &place, &p->upstream));
+    if (http)
+        http->upstream = p->upstream;
+    return MOOR_OK;
+}
+
+static moor_err open_pool(struct moor_runtime *r, const char *text, const struct mr_url *u,
+                          const moor_pool_options *given, moor_pool **out_pool)
+{
+    const bool is_http = !u || u->scheme == MR_URL_HTTP || u->scheme == MR_URL_HTTPS;
+    MR_TRY(check_url(r, u, is_http, text));
     char name[300];
-    if (given && given->name)
-        snprintf(name, sizeof name, "%s", given->name);
-    else if (!u)
-        snprintf(name, sizeof name, "any");
-    else if (u->scheme == MR_URL_UNIX)
-        snprintf(name, sizeof name, "unix:%s", (const char *)u->host.base);
-    else
-        snprintf(name, sizeof name, "%s:%u", (const char *)u->host.base, u->port);
+    make_name(u, given, name, sizeof name);
     struct mr_pool_spec spec = {
         .name = name,
         .protocol = is_http ? &mr_h1_protocol : &mr_stream_protocol,
         .unwire = unwire,
     };
     MR_TRY(resolve_options(r, given, name, !u, &spec.options));
-    struct mr_http_pool *http = is_http ? make_http(r, u, &spec.options) : NULL;
-    MR_FAIL_IF(is_http && !http, MOOR_ENOMEM);
-    spec.wiring = http;
     moor_pool *p = NULL;
-    moor_err e = mr_pool_create(r, &spec, &p);
+    moor_err e = wire(r, u, &spec);
+    if (!e)
+        e = mr_pool_create(r, &spec, &p);
     if (e) {
-        if (http)
-            mr_http_pool_free(&r->heap, http);
+        unwire_spec(r, &spec);
         return e;
     }
-    struct mr_upstream *upstream = NULL;
     if (u)
-        e = mr_pool_upstream(p,
-                             &(struct mr_place){
-                                 .host = u->host,
-                                 .port = u->port,
-                                 .path = u->scheme == MR_URL_UNIX ? u->host.base : NULL,
-                             },
-                             &upstream);
-    if (http)
-        http->upstream = upstream;
-    p->upstream = upstream;
+        e = add_upstream(p, u);
     if (e) {
         (void)!moor_pool_close(p, 0);
         return e;

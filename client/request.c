@@ -54,13 +54,15 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     const moor_err e = mr_url_parse(text, t->storage, &u, &fault);
     if (e)
         return refuse(p, e, fault.what, masked);
-    if (u.scheme != MR_URL_HTTP)
-        return refuse(p, MOOR_ENOSYS, "this build speaks http only", masked);
+    if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS)
+        return refuse(p, MOOR_ENOSYS, "this build speaks http and https only", masked);
+    const bool is_secure = mr_url_scheme_is_tls(u.scheme);
     if (u.has_userinfo)
         t->userinfo_len = mr_origin_basic(u.user, u.password, t->userinfo, sizeof t->userinfo);
     t->path = u.target;
     if (http->upstream) {
         if (!http->origin.host || http->origin.port != u.port ||
+            http->upstream->is_secure != is_secure ||
             !mr_span_is_equal(mr_span_cstr(http->origin.host), u.host))
             return refuse(p, MOOR_EINVAL, "the URL is of another origin than the pool", masked);
         t->upstream = http->upstream;
@@ -70,7 +72,9 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     char *authority = t->storage + MR_URL_STORAGE(text.len);
     t->authority =
         (moor_span){authority, mr_origin_authority(&u, authority, MR_URL_STORAGE(text.len))};
-    return mr_pool_upstream(p, &(struct mr_place){.host = u.host, .port = u.port}, &t->upstream);
+    return mr_pool_upstream(
+        p, &(struct mr_place){.host = u.host, .port = u.port, .is_secure = is_secure},
+        &t->upstream);
 }
 
 static moor_err find_target(struct moor_pool *p, const char *url, struct target *t)
@@ -166,6 +170,7 @@ static moor_err write_head(struct moor_pool *p, struct mr_exchange *x, const moo
     x->head.len = plan.size + r->body.len;
     x->wants_close = plan.close;
     x->expects_continue = plan.expect_continue;
+    x->claim.is_replayable = r->replayable;
     x->is_idempotent = r->idempotent || is_idempotent_method(q.method);
     x->asked = mr_span_is_equal(q.method, mr_span_cstr("HEAD")) ? MR_H1_FOR_HEAD : MR_H1_FOR_ANY;
     if (mr_span_is_equal(q.method, mr_span_cstr("CONNECT")))

@@ -96,6 +96,7 @@ int mr_attempt_begin(struct mr_berth *b)
         return MR_GATE_GO;
     }
     mr_pool_hold(b->local);
+    c->generation = atomic_load_explicit(&u->pool->generation, memory_order_relaxed);
     c->attempt = a;
     mr_conn_move_to(c, MR_CONN_CONNECTING);
     mr_list_push_front(&b->busy, &c->link);

@@ -10,6 +10,8 @@
 /* Expired conns among the idle are looked for at most this often: the scan is O(idle). */
 #define SWEEP_GAP_NS (100 * MR_NS_PER_MS)
 
+#define FLUSHED "the pool was flushed"
+
 static void fire_sweep(struct mr_timer *t, int64_t now_ns);
 
 struct mr_berth *mr_berth_of(struct mr_upstream *u, struct moor_shard *s)
@@ -113,15 +115,27 @@ struct mr_conn *mr_berth_take_idle(struct mr_berth *b, bool oldest)
     return c;
 }
 
+static bool is_old(struct mr_berth *b, const struct mr_conn *c)
+{
+    return c->generation !=
+           atomic_load_explicit(&b->upstream->pool->generation, memory_order_relaxed);
+}
+
 static bool is_worn(struct mr_berth *b, const struct mr_conn *c)
 {
     const uint32_t uses_max = mr_berth_options(b)->uses_max;
-    return mr_shard_now(b->shard) >= c->expires_ns || (uses_max && c->uses >= uses_max);
+    return mr_shard_now(b->shard) >= c->expires_ns || (uses_max && c->uses >= uses_max) ||
+           is_old(b, c);
 }
 
 bool mr_berth_has_room(const struct mr_conn *c)
 {
     return mr_conn_state(c) == MR_CONN_LEASED && !c->has_ended && c->used < c->capacity;
+}
+
+static const char *why_worn(struct mr_berth *b, const struct mr_conn *c)
+{
+    return is_old(b, c) ? FLUSHED : "reached its maximum lifetime or uses";
 }
 
 void mr_berth_relist(struct mr_berth *b, struct mr_conn *c)
@@ -152,12 +166,12 @@ struct mr_conn *mr_berth_pick(struct mr_berth *b)
     while ((c = mr_berth_take_idle(b, false))) {
         if (!is_worn(b, c))
             return c;
-        mr_conn_close(c, "reached its maximum lifetime or uses");
+        mr_conn_close(c, why_worn(b, c));
     }
     while ((c = less_loaded_of_two(b))) {
         if (!is_worn(b, c))
             return c;
-        mr_conn_drain(c, "reached its maximum lifetime or uses"); /* off the list */
+        mr_conn_drain(c, why_worn(b, c)); /* off the list */
     }
     return NULL;
 }
@@ -192,7 +206,7 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
     } else if (!may_idle(c)) {
         mr_conn_close(c, "bytes or an end beyond the response");
     } else if (is_worn(b, c)) {
-        mr_conn_close(c, "reached its maximum lifetime or uses");
+        mr_conn_close(c, why_worn(b, c));
     } else {
         mr_conn_move_to(c, MR_CONN_IDLE);
         MR_STAT_ADD(b->local, conns_leased, -1);
@@ -303,6 +317,16 @@ void mr_berth_closed(struct mr_conn *c)
     kick_home(b);
     mr_berth_feed_later(b);
     mr_pool_unhold(b->local);
+}
+
+void mr_berth_close_old(struct mr_berth *b)
+{
+    for (struct mr_list *l = b->idle.next; l != &b->idle;) {
+        struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        l = l->next;
+        if (is_old(b, c))
+            mr_conn_close(c, FLUSHED);
+    }
 }
 
 /* ---- time ---- */

@@ -30,6 +30,7 @@ struct mr_claim {
     int64_t asked_ns;
     int64_t since_ns;        /* first asked: a replay keeps its age among the waiters */
     int64_t deadline_ns;     /* absolute; MR_NEVER */
+    bool is_replayable;      /* may be sent before the peer is known to be there only once */
     bool wants_fresh;        /* a replay: a dial, and an idle conn only if none can be begun */
     moor_wait_reason reason; /* why it (last) waited */
     /* May be called inside mr_berth_acquire. The conn is LEASED and clean. */
@@ -50,7 +51,7 @@ struct mr_move {
     struct mr_list link;
     int fd; /* -1 = none could be had */
     int64_t born_ns, expires_ns;
-    uint32_t uses;
+    uint32_t uses, generation;
     struct mr_filter *top, *bottom;
     const struct mr_protocol *protocol;
     void *state; /* the protocol's */
@@ -97,6 +98,8 @@ void mr_berth_destroy(struct mr_berth *b);
 
 /* OK: granted() has run, or it or failed() will, unless mr_berth_cancel comes first. */
 MOOR_NODISCARD moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim);
+/* The claim that the next conn would be granted to is replayable: a conn may be ready for it early. */
+bool mr_berth_wants_early(const struct mr_berth *b);
 /* For a waiting claim: it hears nothing more. */
 void mr_berth_cancel(struct mr_claim *claim);
 /* One claim is done with the conn. Not reusable, unclean, old or draining: it closes. */

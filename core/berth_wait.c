@@ -30,6 +30,7 @@ static void grant(struct mr_berth *b, struct mr_conn *c, struct mr_claim *claim)
     const int64_t waited = mr_shard_now(b->shard) - claim->asked_ns;
     c->uses++;
     c->used++;
+    c->is_replayable = claim->is_replayable;
     if (mr_conn_state(c) == MR_CONN_IDLE) {
         mr_conn_move_to(c, MR_CONN_LEASED);
         MR_STAT_ADD(b->local, conns_leased, 1);
@@ -83,6 +84,14 @@ static void unwait(struct mr_berth *b, struct mr_claim *claim)
     atomic_fetch_sub(&b->upstream->waiters, 1);
     atomic_fetch_sub(&b->shard->runtime->waiters, 1);
     MR_STAT_ADD(b->local, waiters, -1);
+}
+
+bool mr_berth_wants_early(const struct mr_berth *b)
+{
+    const struct mr_list *first = mr_list_first(&b->fresh);
+    if (!first)
+        first = mr_list_first(&b->waiters);
+    return first && MR_CONTAINER_OF(first, struct mr_claim, link)->is_replayable;
 }
 
 void mr_berth_cancel(struct mr_claim *claim)
@@ -322,8 +331,10 @@ void mr_berth_run_kick(struct mr_message *m)
     struct mr_berth *b = MR_CONTAINER_OF(m, struct mr_berth, kick);
     struct moor_pool *p = b->upstream->pool;
     atomic_store(&b->is_kicked, false);
-    if (mr_pool_takes_work(b->local))
+    if (mr_pool_takes_work(b->local)) {
+        mr_berth_close_old(b);
         mr_berth_feed_later(b);
+    }
     mr_pool_unhold_end(p);
 }
 

@@ -117,6 +117,12 @@ void mr_conn_secure(struct mr_conn *c)
     prepare(c);
 }
 
+void mr_filter_again(struct mr_filter *f)
+{
+    if (mr_conn_state(f->conn) == MR_CONN_SECURING)
+        mr_conn_secure(f->conn);
+}
+
 void mr_conn_arrived(struct mr_conn *c, int fd)
 {
     struct mr_loop *l = loop_of(c);
@@ -167,6 +173,9 @@ void mr_conn_drain(struct mr_conn *c, const char *why)
 
 bool mr_conn_is_clean(const struct mr_conn *c)
 {
+    for (const struct mr_filter *f = c->bottom; f; f = f->above)
+        if (f->is_busy)
+            return false;
     return !c->rest && !c->out && !c->has_ended && !c->is_finishing && !c->is_paused;
 }
 
@@ -223,6 +232,8 @@ void mr_conn_close(struct mr_conn *c, const char *why)
     }
     const enum mr_conn_state was = mr_conn_state(c);
     c->close_why = why;
+    if (c->top)
+        mr_conn_out_goodbye(c);
     c->has_ended = true;
     mr_conn_move_to(c, MR_CONN_CLOSING);
     mr_io_close(loop_of(c)->io, &c->sock);

@@ -66,6 +66,8 @@ struct mr_conn {
     bool is_retired;                /* the peer did something to it while nobody used it */
     bool is_listed_idle;            /* on the berth's idle list */
     bool is_paused;                 /* rest waits for mr_conn_resume */
+    bool is_replayable;             /* the claim that has it may be repeated by an attacker */
+    uint32_t generation;            /* the pool's when it was dialled */
     bool has_ended;                 /* FIN or error seen */
     bool is_fin_pending;            /* FIN seen, rest not yet consumed */
     bool is_finishing, is_finished; /* our FIN is to follow what is queued, has followed */

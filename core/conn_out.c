@@ -47,7 +47,7 @@ static struct mr_outq *outq_of(struct mr_conn *c)
     /* The slab keeps what would be a slot's header: here the counts of the last queue. */
     q->bytes = 0;
     q->sending = 0;
-    q->is_flushing = false;
+    q->is_flushing = q->is_telling = false;
     mr_out_list_init(&q->wire);
     c->out = q;
     return q;
@@ -81,6 +81,12 @@ void mr_filter_emit(struct mr_filter *f, struct mr_out *o)
         o->sent(o, ENOMEM);
         mr_conn_fail(c, &(moor_fault){.err = MOOR_ENOMEM, .what = "queue bytes"});
     }
+}
+
+void mr_filter_writable(struct mr_filter *f)
+{
+    if (f->todo.first && mr_conn_state(f->conn) < MR_CONN_CLOSING)
+        mr_loop_flush_later(&f->conn->slot.shard->mine.loop, &f->conn->flush);
 }
 
 size_t mr_conn_unsent(const struct mr_conn *c)
@@ -159,21 +165,34 @@ static void give_back_if_empty(struct mr_conn *c)
     mr_slab_give(outq_slab(c), q);
 }
 
+static void shut(struct mr_filter *f)
+{
+    if (f->is_shut)
+        return;
+    f->is_shut = true;
+    if (f->type->shut && f->is_open)
+        f->type->shut(f);
+}
+
 static void finish_if_due(struct mr_conn *c)
 {
     if (!c->is_finishing || c->is_finished || c->out || mr_conn_state(c) >= MR_CONN_CLOSING)
         return;
     for (struct mr_filter *f = c->top; f; f = f->below) {
-        if (f->is_shut)
-            continue;
-        f->is_shut = true;
-        if (f->type->shut && f->is_open)
-            f->type->shut(f);
+        shut(f);
         if (c->out || mr_conn_state(c) >= MR_CONN_CLOSING)
             return; /* it has something to say, which those below see before their own end */
     }
     c->is_finished = true;
     mr_io_finish(c->slot.shard->mine.loop.io, &c->sock);
+}
+
+static void send_wire(struct mr_conn *c)
+{
+    struct mr_outq *q = c->out;
+    q->sending = gather(q->wire.first, 0, q->iov);
+    q->message = (struct msghdr){.msg_iov = q->iov, .msg_iovlen = q->sending};
+    mr_io_send(c->slot.shard->mine.loop.io, &c->sock, &q->message);
 }
 
 void mr_conn_flush(struct mr_conn *c)
@@ -189,13 +208,27 @@ void mr_conn_flush(struct mr_conn *c)
             return;
     }
     if (q && q->wire.first && !q->sending) {
-        q->sending = gather(q->wire.first, 0, q->iov);
-        q->message = (struct msghdr){.msg_iov = q->iov, .msg_iovlen = q->sending};
-        mr_io_send(c->slot.shard->mine.loop.io, &c->sock, &q->message);
+        send_wire(c);
         return;
     }
     give_back_if_empty(c);
     finish_if_due(c);
+}
+
+void mr_conn_out_goodbye(struct mr_conn *c)
+{
+    const struct mr_outq *q = c->out;
+    if (q && (q->sending || q->is_flushing || q->is_telling))
+        return;
+    for (const struct mr_filter *f = c->top; f; f = f->below)
+        if (f->todo.first) /* of a claim that has been told, or will be, that it was not sent */
+            return;
+    for (struct mr_filter *f = c->top; f; f = f->below) {
+        shut(f);
+        push_down(c);
+    }
+    if (c->out && c->out->wire.first && mr_conn_state(c) < MR_CONN_CLOSING)
+        send_wire(c);
 }
 
 void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
@@ -211,6 +244,7 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
     }
     unsigned covered = q->sending;
     q->sending = 0;
+    q->is_telling = true;
     while (covered-- > 0) {
         struct mr_out *o = list_pop(&q->wire);
         q->bytes -= o->len;
@@ -218,6 +252,7 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
         if (mr_conn_state(c) >= MR_CONN_CLOSING)
             return; /* by the callback */
     }
+    q->is_telling = false;
     if (q->bytes || c->is_finishing)
         mr_conn_flush(c);
     else

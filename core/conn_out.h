@@ -15,12 +15,16 @@ struct mr_outq {
     size_t bytes;            /* queued there and before the filters */
     unsigned sending;        /* pieces of wire that the send under way covers */
     bool is_flushing;        /* what is queued now needs no flush of its own */
+    bool is_telling;         /* inside the sent() of pieces that have left and are still on wire */
     struct msghdr message;
     struct iovec iov[MR_OUT_IOV_MAX];
 };
 
 /* Hands what is queued to the filters and the backend, once a turn. */
 void mr_conn_flush(struct mr_conn *c);
+/* The conn is about to close: what filters have to say at the end, and have said, leaves with it if nothing
+ * else is on its way. Nobody hears whether it arrived. */
+void mr_conn_out_goodbye(struct mr_conn *c);
 /* The backend's sent event. */
 void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken);
 /* Every piece hears sent(o, err); the queue is given back. */

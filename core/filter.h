@@ -74,6 +74,7 @@ struct mr_filter {
     bool is_open;            /* conn's: open said DONE */
     bool is_shut;            /* conn's: shut was called */
     bool has_ended;          /* mr_filter_end was called */
+    bool is_busy;            /* filter's: open, but the conn must not move or idle yet */
     moor_fault fault;        /* when open returned FAILED */
 };
 
@@ -86,6 +87,10 @@ struct mr_buf *mr_filter_buf(struct mr_filter *f, size_t len);
 /* For filters: the peer said it sends no more, and meant it; what was delivered goes first. Bytes that
  * come after are still pulled, to be thrown away. */
 void mr_filter_end(struct mr_filter *f);
+/* For filters: push may take again what it did not take, though nothing of theirs was sent meanwhile. */
+void mr_filter_writable(struct mr_filter *f);
+/* For filters: open may be called again. Not from within a call of theirs. */
+void mr_filter_again(struct mr_filter *f);
 /* For filters: one piece downwards. Its bytes stay valid until out->sent, which may run inside this call
  * with an error when the conn is closing or out of memory. */
 void mr_filter_emit(struct mr_filter *f, struct mr_out *out);

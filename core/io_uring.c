@@ -143,7 +143,8 @@ static void uring_close(struct mr_io *io, struct mr_sock *s)
     mr_uring_unstarve(s);
     s->is_closing = true;
     s->is_connecting = s->is_sending = s->is_receiving = s->is_stopping = false;
-    s->bits &= (uint8_t)~MR_URING_WANTS;
+    /* A send of this turn still goes out: what a filter says last. */
+    s->bits &= (uint8_t) ~(MR_URING_WANTS & ~MR_URING_WANT_SEND);
     mr_uring_want(uring_of(io), s, MR_URING_WANT_CLOSE);
 }
 

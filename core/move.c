@@ -145,6 +145,7 @@ static void pack(struct mr_move *m, struct mr_conn *c)
     m->born_ns = c->born_ns;
     m->expires_ns = c->expires_ns;
     m->uses = c->uses;
+    m->generation = c->generation;
     m->top = c->top;
     m->bottom = c->bottom;
     m->protocol = c->protocol;
@@ -193,6 +194,7 @@ static void unpack(struct mr_move *m, struct mr_conn *c)
     c->born_ns = m->born_ns;
     c->expires_ns = m->expires_ns;
     c->uses = m->uses;
+    c->generation = m->generation;
     c->top = m->top;
     c->bottom = m->bottom;
     c->protocol = m->protocol;

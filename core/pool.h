@@ -43,6 +43,7 @@ struct mr_upstream {
     _Atomic(uint32_t) idle_total;   /* over all shards */
     _Atomic(uint32_t) waiters;      /* over all shards */
     _Atomic(uint32_t) wasted;       /* conns the peer ended unused since one was used */
+    _Atomic(int64_t) expiry_told_s; /* when its certificate's end was last warned of, since 1970 */
     _Atomic(int64_t) calm_until_ns; /* wasted > 0: no dial for min idle before */
     _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release */
 };
@@ -96,8 +97,8 @@ struct moor_pool {
     struct mr_upstream *upstream; /* the one it was opened for; NULL = any */
     uint32_t upstream_count;
     _Atomic(uint32_t) generation; /* conns of an older one are used no more */
-    uint32_t conns;           /* of all upstreams, open and being dialled; under lock */
-    _Atomic(bool) wants_room; /* somebody waits under conns_max_pool: an idle conn may go */
+    uint32_t conns;               /* of all upstreams, open and being dialled; under lock */
+    _Atomic(bool) wants_room;     /* somebody waits under conns_max_pool: an idle conn may go */
     _Atomic(struct mr_pool_shard *) locals[MR_SHARDS_MAX];
     _Atomic(uint32_t) state;        /* enum mr_pool_state */
     _Atomic(uint32_t) shards_live;  /* locals not yet drained, plus 1 while open, plus

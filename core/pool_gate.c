@@ -129,8 +129,8 @@ bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64
 void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault)
 {
     mr_log(&u->pool->runtime->log, MOOR_LOG_WARN, "pool.dial_failed",
-           "pool %s: connect to %s:%u: %s: %s%s%s", u->pool->name, mr_upstream_text(u),
-           u->port, moor_err_name(fault->err), fault->what, fault->os_errno ? ": " : "",
+           "pool %s: connect to %s:%u: %s: %s%s%s", u->pool->name, mr_upstream_text(u), u->port,
+           moor_err_name(fault->err), fault->what, fault->os_errno ? ": " : "",
            fault->os_errno ? strerrordesc_np(fault->os_errno) : "");
 }
 

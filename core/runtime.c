@@ -292,6 +292,8 @@ static void free_runtime(struct moor_runtime *r)
         if (s)
             mr_shard_free(s);
     }
+    if (r->tls_end)
+        r->tls_end(r);
     mr_resolver_destroy(r->resolver);
     if (r->fork_page)
         munmap((void *)(uintptr_t)r->fork_page, (size_t)sysconf(_SC_PAGESIZE));

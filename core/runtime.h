@@ -49,6 +49,8 @@ struct moor_runtime {
     _Atomic(bool) wants_room;                /* as a pool's, under conns_max_runtime */
     _Atomic(uint32_t) waiters;               /* over all pools */
     _Atomic(uint32_t) next_shard;            /* where the next blocking call goes */
+    _Atomic(void *) tls;                     /* the TLS floor's, once made under `lock` */
+    void (*tls_end)(struct moor_runtime *r); /* frees it, after every pool */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
     _Atomic(bool) has_backend;               /* both texts are set, for good */
     char backend[16];

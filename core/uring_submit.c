@@ -171,10 +171,11 @@ static void submit_close(struct mr_uring *u, struct mr_sock *s)
     s->pending++;
 }
 
-/* At most two submissions: connect stands alone, close too, a send may meet a start or a stop. */
+/* At most three submissions: connect stands alone, a send may meet a start, a stop, or a close, which can be
+ * two. The kernel sends before it looks at the close. */
 static bool submit_sock(struct mr_uring *u, struct mr_sock *s)
 {
-    if (!reserve(u, 2))
+    if (!reserve(u, 3))
         return false;
     uint8_t wants = s->bits & MR_URING_WANTS;
     s->bits &= (uint8_t) ~(MR_URING_WANTS | MR_URING_QUEUED);

@@ -22,7 +22,6 @@ typedef struct moor_tls_info {
     const char *alpn;      /* "http/1.1"                                                    */
     bool resumed;          /* from a ticket: the server's certificate was verified earlier  */
     bool stapled;          /* it came with a good OCSP response                             */
-    bool client_cert;      /* the server asked for our certificate and got it               */
     moor_ns handshake;     /* from the first byte sent to the last received                 */
     int64_t expires_s;     /* end of the server's certificate, seconds since 1970           */
     moor_span certificate; /* the server's, DER; empty when resumed                         */
@@ -33,10 +32,11 @@ typedef struct moor_tls_info {
 /*
  * Reads roots, certificate, key and pins anew. New connections use them; those there are serve what runs on
  * them and are then closed, so nothing is lost. Their tickets are forgotten.
- * from: only its tls_* are looked at; borrowed. NULL = the options the pool was opened with, which need
- * files, not memory. Options the pool does not know from `from` keep their values.
+ * from: its tls_ca, tls_cert, tls_key, tls_pins, tls_pin_chain and PEM in memory replace those of before, all
+ * of them; the other tls_* stay. Borrowed. NULL = the same files again.
  * On an error nothing has changed, and the log says what and where.
- * Errors: EINVAL (a file or text that cannot be used; not a TLS pool), ENOMEM, ECLOSED.
+ * Errors: EINVAL (a file or text that cannot be used; not a TLS pool), EBUSY (another reload of it is under
+ * way), ENOMEM, ECLOSED.
  * Reads files: not for a shard's callbacks.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_tls_reload(moor_pool *p,

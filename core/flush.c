@@ -1,0 +1,21 @@
+/*
+ * Flushing a pool: one number makes every conn of an older generation unfit for use.
+ * Any thread; each shard then closes its own idle ones.
+ */
+#include "core/pool.h"
+
+void moor_pool_flush(moor_pool *p)
+{
+    if (!p || mr_runtime_is_forked(p->runtime))
+        return;
+    atomic_fetch_add(&p->generation, 1);
+    for (size_t i = 0; i < MR_ORIGIN_BUCKETS; i++) {
+        struct mr_upstream *u = atomic_load_explicit(&p->upstreams[i], memory_order_acquire);
+        for (; u; u = u->next)
+            for (uint32_t s = 0; s < MR_SHARDS_MAX; s++) {
+                struct mr_berth *b = atomic_load_explicit(&u->berths[s], memory_order_acquire);
+                if (b)
+                    mr_berth_kick(b);
+            }
+    }
+}

@@ -1,0 +1,82 @@
+/*
+ * Walks from a leaf to its authorities, signature by signature, until one has a pinned key.
+ * On a shard, inside a handshake of a pool with pins of authorities; costs a verification a step.
+ */
+#include "tls/chain.h"
+
+#include "base/span.h"
+#include "tls/cert.h"
+#include "tls/wolf.h"
+
+#include <string.h>
+
+#define ROOT_DER_MAX 8192
+
+static bool is_pinned(const struct mr_tls_context *x, const struct mr_cert *c)
+{
+    uint8_t hash[MR_TLS_HASH_SIZE];
+    mr_tls_hash(&c->spki, 1, hash);
+    return mr_tls_context_has_pin(x, hash);
+}
+
+/* With `issuer` as the only authority there is. */
+static bool is_signed_by(const struct mr_cert *c, const struct mr_cert *issuer)
+{
+    if (!issuer->is_ca || !mr_span_is_equal(c->issuer, issuer->subject))
+        return false;
+    WOLFSSL_CERT_MANAGER *cm = wolfSSL_CertManagerNew();
+    if (!cm)
+        return false;
+    const bool is_good =
+        wolfSSL_CertManagerLoadCABuffer(cm, issuer->der.base, (long)issuer->der.len,
+                                        WOLFSSL_FILETYPE_ASN1) == WOLFSSL_SUCCESS &&
+        wolfSSL_CertManagerVerifyBuffer(cm, c->der.base, (long)c->der.len, WOLFSSL_FILETYPE_ASN1) ==
+            WOLFSSL_SUCCESS;
+    wolfSSL_CertManagerFree(cm);
+    return is_good;
+}
+
+/* One of the trusted roots, of those only the pinned ones. */
+static bool is_under_pinned_root(const struct mr_tls_context *x, const struct mr_cert *c)
+{
+    static const char end[] = "-----END CERTIFICATE-----";
+    const char *at = x->roots.base;
+    for (const char *begin; (begin = strstr(at, "-----BEGIN CERTIFICATE-----"));) {
+        const char *stop = strstr(begin, end);
+        if (!stop)
+            return false;
+        at = stop + sizeof end - 1;
+        uint8_t der[ROOT_DER_MAX];
+        const int len = wc_CertPemToDer((const unsigned char *)begin, (int)(at - begin), der,
+                                        sizeof der, CERT_TYPE);
+        struct mr_cert root;
+        if (len > 0 && !mr_cert_parse((moor_span){der, (size_t)len}, &root, NULL) &&
+            mr_span_is_equal(c->issuer, root.subject) && is_pinned(x, &root) &&
+            is_signed_by(c, &root))
+            return true;
+    }
+    return false;
+}
+
+bool mr_tls_chain_has_pin(const struct mr_tls_context *x, const moor_span *chain, size_t count)
+{
+    struct mr_cert sent[MR_TLS_CHAIN_MAX];
+    if (count > MR_TLS_CHAIN_MAX)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (mr_cert_parse(chain[i], &sent[i], NULL))
+            return false;
+    size_t at = 0;
+    bool is_walked[MR_TLS_CHAIN_MAX] = {true};
+    for (;;) {
+        size_t next = 1;
+        while (next < count && (is_walked[next] || !is_signed_by(&sent[at], &sent[next])))
+            next++;
+        if (next >= count)
+            return is_under_pinned_root(x, &sent[at]);
+        if (is_pinned(x, &sent[next]))
+            return true;
+        is_walked[next] = true;
+        at = next;
+    }
+}

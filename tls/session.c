@@ -1,0 +1,438 @@
+/*
+ * One wolfSSL session, fed from spans and drained into pieces.
+ * Owner thread: the conn's shard. Must not touch the conn: whoever calls decides what a failure means.
+ */
+#include "tls/session.h"
+
+#include "base/span.h"
+#include "core/shard.h"
+#include "tls/hello.h"
+#include "tls/chain.h"
+#include "tls/verify.h"
+#include "tls/wolf.h"
+
+#include <arpa/inet.h>
+#include <string.h>
+
+/* Bytes of one piece, and the piece in front of them. */
+struct piece {
+    struct mr_out out;
+    struct mr_tls_conn *conn;
+    uint8_t bytes[];
+};
+
+static struct mr_heap *heap_of(const struct mr_tls_conn *t)
+{
+    return &t->runtime->heap;
+}
+
+static bool is_address(const char *host)
+{
+    unsigned char any[16];
+    return inet_pton(AF_INET, host, any) == 1 || inet_pton(AF_INET6, host, any) == 1;
+}
+
+/* ---- bytes in and out, called by the library ---- */
+
+static int on_read(WOLFSSL *w, char *into, int cap, void *ctx)
+{
+    (void)w;
+    struct mr_tls_conn *t = ctx;
+    if (!t->in_len)
+        return WOLFSSL_CBIO_ERR_WANT_READ;
+    const size_t n = t->in_len < (size_t)cap ? t->in_len : (size_t)cap;
+    memcpy(into, t->in, n);
+    /* It asks for the five bytes of a record's header, then for its body. */
+    if (cap == 5 && n == 5)
+        t->record = (uint32_t)t->in[3] << 8 | t->in[4];
+    t->in += n;
+    t->in_len -= n;
+    return (int)n;
+}
+
+static void piece_sent(struct mr_out *o, int err)
+{
+    (void)err;
+    struct piece *p = MR_CONTAINER_OF(o, struct piece, out);
+    p->conn->unsent -= o->len;
+    mr_heap_free(heap_of(p->conn), p, sizeof *p + o->len);
+}
+
+static int on_write(WOLFSSL *w, char *bytes, int len, void *ctx)
+{
+    (void)w;
+    struct mr_tls_conn *t = ctx;
+    struct piece *p = mr_heap_alloc(heap_of(t), sizeof *p + (size_t)len);
+    if (!p) {
+        t->is_short = true;
+        return WOLFSSL_CBIO_ERR_GENERAL;
+    }
+    p->conn = t;
+    p->out = (struct mr_out){.base = p->bytes, .len = (size_t)len, .sent = piece_sent};
+    memcpy(p->bytes, bytes, (size_t)len);
+    t->unsent += (size_t)len;
+    *t->made_last = &p->out;
+    t->made_last = &p->out.next;
+    return len;
+}
+
+/* ---- certificates ---- */
+
+static int refuse(struct mr_tls_hello *h, const char *why)
+{
+    if (!h->refused)
+        h->refused = why;
+    return 0;
+}
+
+/* Events tell whose certificate it was. Short of memory they do not. */
+static void keep_leaf(struct mr_tls_conn *t, const struct mr_cert *leaf)
+{
+    if (!t->upstream->pool->options.on_event || t->hello->leaf.base)
+        return;
+    t->hello->leaf.base = mr_heap_alloc(heap_of(t), leaf->der.len);
+    if (!t->hello->leaf.base)
+        return;
+    t->hello->leaf.len = leaf->der.len;
+    memcpy(t->hello->leaf.base, leaf->der.base, leaf->der.len);
+}
+
+static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
+{
+    struct mr_tls_conn *t = store->userCtx;
+    struct mr_tls_hello *h = t->hello;
+    if (!is_good) {
+        if (!h->verify_code)
+            h->verify_code = store->error;
+        return 0;
+    }
+    if (store->error_depth != 0)
+        return 1;
+    moor_span chain[MR_TLS_CHAIN_MAX];
+    const size_t count = store->totalCerts < 0 ? 0 : (size_t)store->totalCerts;
+    if (count > sizeof chain / sizeof *chain)
+        return refuse(h, "verify the certificate: the chain is too long");
+    for (size_t i = 0; i < count; i++)
+        chain[i] = (moor_span){store->certs[i].buffer, store->certs[i].length};
+    const char *host = mr_tls_host(t->upstream);
+    struct mr_cert leaf;
+    const char *why = mr_tls_verify(
+        &(struct mr_tls_check){
+            .context = t->context,
+            .host = mr_span_cstr(host),
+            .is_ip = is_address(host),
+            .now_s = mr_clock_wall(t->runtime->clock),
+        },
+        chain, count, &leaf);
+    if (why)
+        return refuse(h, why);
+    t->cert_expires_s = leaf.not_after_s;
+    h->must_staple = leaf.has_must_staple;
+    keep_leaf(t, &leaf);
+    return 1;
+}
+
+/* ---- tickets ---- */
+
+#if defined(MR_WOLFSSL_EARLY_DATA)
+/* The library has no call that tells, so the answer is read from what it serialises: field by field, and
+ * believed only if they fill it exactly. */
+static uint32_t early_max_of(const uint8_t *at, size_t len)
+{
+    const uint8_t *const end = at + len;
+#define SKIP(n)                                                                                    \
+    do {                                                                                           \
+        if ((size_t)(end - at) < (size_t)(n))                                                      \
+            return 0;                                                                              \
+        at += (n);                                                                                 \
+    } while (0)
+    SKIP(1 + 4 + 4 + 1);       /* side, born, timeout, length of the id */
+    SKIP(at[-1] + 48 + 1 + 1); /* id, master secret, extended?, length of the other id */
+    SKIP(at[-1] + 2);          /* version */
+    if (at[-2] != 3 || at[-1] != 4)
+        return 0;
+    SKIP(2 + 2);                                      /* suite, length of the server's id */
+    SKIP((at[-2] << 8 | at[-1]) + 1 + 2 + 8 + 4 + 1); /* it, verdict, group, seen, added, nonce's */
+    SKIP(at[-1] + 4 + 2);                             /* nonce, what we look for, ticket's length */
+    const size_t ticket = (size_t)at[-2] << 8 | at[-1];
+    const uint32_t max =
+        (uint32_t)at[-6] << 24 | (uint32_t)at[-5] << 16 | (uint32_t)at[-4] << 8 | at[-3];
+    SKIP(ticket);
+#undef SKIP
+    return at == end ? max : 0;
+}
+#endif
+
+static void keep_ticket(struct mr_tls_conn *t, WOLFSSL_SESSION *session)
+{
+    unsigned char bytes[MR_TICKET_BYTES_MAX];
+    unsigned char *at = bytes;
+    int len = wolfSSL_i2d_SSL_SESSION(session, NULL);
+    if (len <= 0 || (size_t)len > sizeof bytes)
+        return;
+    len = wolfSSL_i2d_SSL_SESSION(session, &at);
+    const int64_t now = mr_clock_wall(t->runtime->clock);
+    int64_t life = wolfSSL_SESSION_get_timeout(session);
+    if (life > MR_TICKET_LIFE_MAX_S)
+        life = MR_TICKET_LIFE_MAX_S;
+    struct mr_ticket like = {.expires_s = now + life, .cert_expires_s = t->cert_expires_s};
+    if (t->cert_expires_s && t->cert_expires_s < like.expires_s)
+        like.expires_s = t->cert_expires_s;
+    if (len > 0 && like.expires_s > now) {
+        uint8_t key[MR_TLS_HASH_SIZE];
+#if defined(MR_WOLFSSL_EARLY_DATA)
+        like.early_max = early_max_of(bytes, (size_t)len);
+#endif
+        mr_tls_ticket_key(t->upstream, t->context, key);
+        mr_tickets_put(t->context->state->tickets, key, t->upstream->pool->options.tls_tickets_max,
+                       &like, (moor_span){bytes, (size_t)len});
+    }
+    explicit_bzero(bytes, sizeof bytes);
+}
+
+static int on_session(WOLFSSL *w, WOLFSSL_SESSION *session)
+{
+    struct mr_tls_conn *t = wolfSSL_GetIOReadCtx(w);
+    /* In 1.3 the end of the handshake makes a session, too, which nothing can be resumed from. */
+    if (t->is_reading || wolfSSL_version(w) == TLS1_2_VERSION)
+        keep_ticket(t, session);
+    return 0;
+}
+
+static void use_ticket(struct mr_tls_conn *t)
+{
+    struct mr_tls_hello *h = t->hello;
+    uint8_t key[MR_TLS_HASH_SIZE];
+    mr_tls_ticket_key(t->upstream, t->context, key);
+    h->ticket = mr_tickets_take(t->context->state->tickets, key, mr_clock_wall(t->runtime->clock));
+    if (!h->ticket)
+        return;
+    const unsigned char *at = h->ticket->bytes;
+    WOLFSSL_SESSION *session = wolfSSL_d2i_SSL_SESSION(NULL, &at, h->ticket->len);
+    if (!session)
+        return;
+    (void)wolfSSL_set_session(t->wolf, session);
+    wolfSSL_SESSION_free(session);
+}
+
+/* ---- begin and end ---- */
+
+void mr_tls_session_hooks(WOLFSSL_CTX *w, bool is_insecure)
+{
+    wolfSSL_CTX_set_verify(w, is_insecure ? WOLFSSL_VERIFY_NONE : WOLFSSL_VERIFY_PEER,
+                           is_insecure ? NULL : on_verify);
+    wolfSSL_CTX_SetIORecv(w, on_read);
+    wolfSSL_CTX_SetIOSend(w, on_write);
+    wolfSSL_CTX_set_session_cache_mode(w,
+                                       WOLFSSL_SESS_CACHE_CLIENT | WOLFSSL_SESS_CACHE_NO_INTERNAL);
+    wolfSSL_CTX_sess_set_new_cb(w, on_session);
+#if defined(MR_WOLFSSL_STAPLING)
+    (void)wolfSSL_CTX_EnableOCSPStapling(w);
+#endif
+}
+
+static bool set_up(struct mr_tls_conn *t)
+{
+    WOLFSSL *w = t->wolf;
+    const char *host = mr_tls_host(t->upstream);
+    const char *alpn = mr_tls_pool_of(t->upstream)->alpn;
+    size_t len = strlen(host);
+    if (len && host[len - 1] == '.') /* RFC 6066 3: without the final dot */
+        len--;
+    wolfSSL_SetIOReadCtx(w, t);
+    wolfSSL_SetIOWriteCtx(w, t);
+    wolfSSL_SetCertCbCtx(w, t);
+#if defined(MR_WOLFSSL_EARLY_DATA)
+    /* Without this a ticket that says nothing of early data would be taken to allow it. */
+    (void)wolfSSL_set_max_early_data(w, 0);
+#endif
+#if defined(MR_WOLFSSL_STAPLING)
+    if (!t->context->is_insecure &&
+        wolfSSL_UseOCSPStapling(w, WOLFSSL_CSR_OCSP, 0) != WOLFSSL_SUCCESS)
+        return false;
+#endif
+    return (is_address(host) ||
+            wolfSSL_UseSNI(w, WOLFSSL_SNI_HOST_NAME, host, (word16)len) == WOLFSSL_SUCCESS) &&
+           (!alpn[0] || wolfSSL_UseALPN(w, (char *)(uintptr_t)alpn, (unsigned)strlen(alpn),
+                                        WOLFSSL_ALPN_CONTINUE_ON_MISMATCH) == WOLFSSL_SUCCESS) &&
+           wolfSSL_UseKeyShare(w, WOLFSSL_ECC_X25519) == WOLFSSL_SUCCESS;
+}
+
+moor_err mr_tls_session_begin(struct mr_tls_conn *t, bool announces_early)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    t->wolf = wolfSSL_new(t->context->wolf);
+    const bool is_made = t->wolf && set_up(t);
+    if (is_made && t->upstream->pool->options.tls_tickets_max)
+        use_ticket(t);
+#if defined(MR_WOLFSSL_EARLY_DATA)
+    if (is_made && announces_early && t->hello->ticket && t->hello->ticket->early_max) {
+        int none;
+        t->hello->may_send_early = wolfSSL_write_early_data(t->wolf, "", 0, &none) == 0;
+    }
+#else
+    (void)announces_early;
+#endif
+    mr_tls_leave(before);
+    return is_made ? MOOR_OK : MOOR_ENOMEM;
+}
+
+void mr_tls_session_end(struct mr_tls_conn *t)
+{
+    if (!t->wolf)
+        return;
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    wolfSSL_free(t->wolf);
+    t->wolf = NULL;
+    mr_tls_leave(before);
+}
+
+/* ---- the handshake ---- */
+
+static void fail(struct mr_tls_conn *t, int code)
+{
+    struct mr_tls_hello *h = t->hello;
+    WOLFSSL_ALERT_HISTORY alerts = {.last_rx = {.code = -1}};
+    (void)wolfSSL_get_alert_history(t->wolf, &alerts);
+    if (h && h->verify_code)
+        code = h->verify_code;
+    t->code = code;
+    t->filter.fault = (moor_fault){
+        .err = t->is_short || code == MEMORY_E ? MOOR_ENOMEM : MOOR_ETLS,
+        .tls_code = code,
+        .what = h && h->refused ? h->refused : mr_tls_error_text(code, alerts.last_rx.code),
+    };
+}
+
+static void note_outcome(struct mr_tls_conn *t)
+{
+    t->is_connected = true;
+    t->is_resumed = wolfSSL_session_reused(t->wolf);
+    if (t->is_resumed && t->hello->ticket)
+        t->cert_expires_s = t->hello->ticket->cert_expires_s;
+#if defined(MR_WOLFSSL_STAPLING)
+    unsigned char when[32];
+    int format;
+    t->is_stapled = wolfSSL_get_ocsp_producedDate(t->wolf, when, sizeof when, &format) == 0;
+#endif
+    wolfSSL_FreeArrays(t->wolf);
+}
+
+enum mr_step mr_tls_session_handshake(struct mr_tls_conn *t)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    enum mr_step step = MR_STEP_DONE;
+    const int got = wolfSSL_connect(t->wolf);
+    if (got == WOLFSSL_SUCCESS) {
+        note_outcome(t);
+        if (t->hello->must_staple && !t->is_stapled && !t->is_resumed) {
+            t->hello->refused = "verify the certificate: it demands a stapled OCSP response "
+                                "(must-staple), and none came";
+            fail(t, OCSP_CERT_UNKNOWN);
+            step = MR_STEP_FAILED;
+        }
+    } else {
+        const int code = wolfSSL_get_error(t->wolf, got);
+        step = code == WOLFSSL_ERROR_WANT_READ ? MR_STEP_AGAIN : MR_STEP_FAILED;
+        if (step == MR_STEP_FAILED)
+            fail(t, code);
+    }
+    mr_tls_leave(before);
+    return step;
+}
+
+void mr_tls_session_info(struct mr_tls_conn *t, moor_tls_info *out)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    char *alpn = NULL;
+    unsigned short alpn_len = 0;
+    (void)wolfSSL_ALPN_GetProtocol(t->wolf, &alpn, &alpn_len);
+    const char *cipher = wolfSSL_get_cipher_name(t->wolf);
+    const char *group = wolfSSL_get_curve_name(t->wolf);
+    *out = (moor_tls_info){
+        .size = sizeof *out,
+        .version = wolfSSL_version(t->wolf) == TLS1_2_VERSION ? 12 : 13,
+        .cipher = cipher ? cipher : "",
+        .group = group ? group : "",
+        .alpn = alpn ? alpn : "", /* the session's, with its NUL */
+        .resumed = t->is_resumed,
+        .stapled = t->is_stapled,
+        .expires_s = t->cert_expires_s,
+        .subject = "",
+        .issuer = "",
+    };
+    mr_tls_leave(before);
+}
+
+/* ---- records ---- */
+
+enum mr_tls_read mr_tls_session_read(struct mr_tls_conn *t, uint8_t *into, size_t cap,
+                                     size_t *out_len)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    enum mr_tls_read outcome = MR_TLS_BYTES;
+    t->is_reading = true;
+    const int got = wolfSSL_read(t->wolf, into, (int)cap);
+    t->is_reading = false;
+    if (got > 0) {
+        *out_len = (size_t)got;
+    } else {
+        const int code = wolfSSL_get_error(t->wolf, got);
+        outcome = code == WOLFSSL_ERROR_WANT_READ     ? MR_TLS_MORE
+                  : code == WOLFSSL_ERROR_ZERO_RETURN ? MR_TLS_END
+                                                      : MR_TLS_BROKEN;
+        if (outcome == MR_TLS_BROKEN)
+            fail(t, code);
+    }
+    mr_tls_leave(before);
+    return outcome;
+}
+
+size_t mr_tls_session_unread(struct mr_tls_conn *t)
+{
+    const int n = wolfSSL_pending(t->wolf);
+    return n > 0 ? (size_t)n : 0;
+}
+
+bool mr_tls_session_write(struct mr_tls_conn *t, const void *bytes, size_t len)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    const int got = wolfSSL_write(t->wolf, bytes, (int)len);
+    if (got != (int)len)
+        fail(t, wolfSSL_get_error(t->wolf, got));
+    mr_tls_leave(before);
+    return got == (int)len;
+}
+
+bool mr_tls_session_write_early(struct mr_tls_conn *t, const void *bytes, size_t len)
+{
+#if defined(MR_WOLFSSL_EARLY_DATA)
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    int sent = 0;
+    const int got = wolfSSL_write_early_data(t->wolf, bytes, (int)len, &sent);
+    if (sent != (int)len)
+        fail(t, wolfSSL_get_error(t->wolf, got));
+    mr_tls_leave(before);
+    return sent == (int)len;
+#else
+    (void)t, (void)bytes, (void)len;
+    return false;
+#endif
+}
+
+bool mr_tls_session_is_early_taken(struct mr_tls_conn *t)
+{
+#if defined(MR_WOLFSSL_EARLY_DATA)
+    return wolfSSL_get_early_data_status(t->wolf) == WOLFSSL_EARLY_DATA_ACCEPTED;
+#else
+    (void)t;
+    return false;
+#endif
+}
+
+void mr_tls_session_shut(struct mr_tls_conn *t)
+{
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    (void)wolfSSL_shutdown(t->wolf);
+    mr_tls_leave(before);
+}
