@@ -73,7 +73,7 @@ static moor_err make_context(struct mr_tls_state *s, const char *name, const moo
         e = mr_tls_context_get(s, &m, out, fault);
         mr_tls_material_drop(&m);
     }
-    if (e == MOOR_EINVAL)
+    if (e && fault[0])
         mr_log(&r->log, MOOR_LOG_ERROR, "tls.config", "pool %s: %s", name, fault);
     else if (!e && o->tls_insecure)
         mr_log(&r->log, MOOR_LOG_WARN, "tls.insecure",

@@ -337,6 +337,7 @@ enum mr_step mr_tls_session_handshake(struct mr_tls_conn *t)
         if (step == MR_STEP_FAILED)
             fail(t, code);
     }
+    mr_tls_library_rest();
     mr_tls_leave(before);
     return step;
 }
