@@ -142,12 +142,36 @@ static void cpu_used(double *out_cpu, double *out_user)
     *out_cpu = *out_user + seconds_of(used.ru_stime);
 }
 
-void load_begin(struct load_result *r)
+void load_begin(struct load_result *r, uint64_t walls)
 {
+    r->walls = walls ? calloc(walls, sizeof *r->walls) : NULL;
+    r->wall_cap = r->walls ? walls : 0;
     cpu_used(&r->cpu_before, &r->user_before);
 }
 
-int load_report(const struct load_result *r, const char *more)
+void load_wall(struct load_result *r, double seconds)
+{
+    if (r->wall_count < r->wall_cap)
+        r->walls[r->wall_count++] = seconds;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_walls(const struct load_result *r)
+{
+    const uint64_t n = r->wall_count;
+    if (n == 0)
+        return;
+    qsort(r->walls, n, sizeof *r->walls, by_size);
+    printf(",\"p50_us\":%.1f,\"p99_us\":%.1f,\"max_us\":%.1f", r->walls[n / 2] * 1e6,
+           r->walls[n * 99 / 100] * 1e6, r->walls[n - 1] * 1e6);
+}
+
+int load_report(struct load_result *r, const char *more)
 {
     double cpu, user;
     cpu_used(&cpu, &user);
@@ -156,10 +180,13 @@ int load_report(const struct load_result *r, const char *more)
     const double requests = r->requests ? (double)r->requests : 1;
     printf("{\"requests\":%llu,\"errors\":%llu,\"bytes\":%llu,\"seconds\":%.6f,"
            "\"requests_per_second\":%.0f,\"cpu_us_per_request\":%.4f,"
-           "\"user_us_per_request\":%.4f%s}\n",
+           "\"user_us_per_request\":%.4f",
            (unsigned long long)r->requests, (unsigned long long)r->errors,
            (unsigned long long)r->bytes, r->seconds,
            r->seconds > 0 ? (double)r->requests / r->seconds : 0, cpu * 1e6 / requests,
-           user * 1e6 / requests, more);
+           user * 1e6 / requests);
+    print_walls(r);
+    printf("%s}\n", more);
+    free(r->walls);
     return r->errors || !r->requests ? 1 : 0;
 }

@@ -49,6 +49,8 @@ struct load_result {
     uint64_t bytes; /* of bodies */
     double seconds;
     double cpu_before, user_before; /* CPU seconds that are not to count; see load_begin */
+    double *walls;                  /* seconds of each handshake, TCP's included; NULL = none */
+    uint64_t wall_count, wall_cap;
 };
 
 /*
@@ -57,11 +59,13 @@ struct load_result {
  */
 bool load_job_read(int argc, char **argv, const char *version, struct load_job *out_job);
 
-/* What was used so far is start-up: only what follows is reported. */
-void load_begin(struct load_result *r);
+/* What was used so far is start-up: only what follows is reported, and up to `walls` load_wall's. */
+void load_begin(struct load_result *r, uint64_t walls);
+void load_wall(struct load_result *r, double seconds);
 
-/* Prints the object; `more` is further members, `,"name":"value"`, or "". Returns main's status. */
-int load_report(const struct load_result *r, const char *more);
+/* Prints the object; `more` is further members, `,"name":"value"`, or "". Frees what the result
+ * holds. Returns main's status. */
+int load_report(struct load_result *r, const char *more);
 
 /* Seconds since some moment in the past. */
 double load_clock(void);

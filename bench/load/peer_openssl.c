@@ -20,7 +20,6 @@ struct peer {
     SSL_SESSION *ticket; /* the newest; NULL = none yet */
     char request[512];
     int request_size;
-    double *walls; /* seconds of each handshake */
     uint64_t resumed;
     char session[128]; /* version, cipher and group of the newest handshake */
     struct load_result result;
@@ -91,11 +90,9 @@ static int connect_one(const struct load_job *job)
     return fd;
 }
 
-/* Returns the seconds it took, those of TCP not included. */
-static double shake_hands(struct peer *p, struct conn *c)
+static void shake_hands(struct peer *p, struct conn *c)
 {
     const char *name = p->job->tls.name;
-    const double start = load_clock();
     c->ssl = SSL_new(p->context);
     if (!c->ssl || !SSL_set_fd(c->ssl, c->fd))
         die("conn");
@@ -106,18 +103,20 @@ static double shake_hands(struct peer *p, struct conn *c)
         die("ticket");
     if (SSL_connect(c->ssl) != 1)
         die("handshake");
-    const double wall = load_clock() - start;
     if (p->session[0] == '\0')
         snprintf(p->session, sizeof p->session, "%s, %s, %s", SSL_get_version(c->ssl),
                  SSL_get_cipher(c->ssl), OBJ_nid2sn((int)SSL_get_negotiated_group(c->ssl)));
     p->resumed += (uint64_t)SSL_session_reused(c->ssl);
-    return wall;
 }
 
-static double open_conn(struct peer *p, struct conn *c)
+static void open_conn(struct peer *p, struct conn *c)
 {
+    const double start = load_clock();
     *c = (struct conn){.fd = connect_one(p->job)};
-    return p->job->is_secure ? shake_hands(p, c) : 0;
+    if (!p->job->is_secure)
+        return;
+    shake_hands(p, c);
+    load_wall(&p->result, load_clock() - start);
 }
 
 static size_t receive(const struct conn *c, char *bytes, size_t cap)
@@ -162,18 +161,15 @@ static void close_conn(struct conn *c)
 static void one_after_the_other(struct peer *p)
 {
     struct conn c;
-    p->walls = calloc(p->job->requests, sizeof *p->walls);
-    if (!p->walls)
-        die("memory");
     /* One conn first: it pays for what is loaded once, and brings the first ticket. */
     open_conn(p, &c);
     exchange(p, &c);
     close_conn(&c);
     p->result.requests = p->resumed = 0;
-    load_begin(&p->result);
+    load_begin(&p->result, p->job->requests);
     const double start = load_clock();
     for (uint64_t i = 0; i < p->job->requests; i++) {
-        p->walls[i] = open_conn(p, &c);
+        open_conn(p, &c);
         exchange(p, &c);
         close_conn(&c);
     }
@@ -199,24 +195,12 @@ static void rest(struct peer *p)
     free(conns);
 }
 
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static int report(struct peer *p)
 {
     char more[512];
-    const uint64_t n = p->job->requests;
-    qsort(p->walls, n, sizeof *p->walls, by_size);
-    snprintf(more, sizeof more,
-             ",\"handshakes\":%llu,\"resumed\":%llu,\"p50_us\":%.1f,\"p99_us\":%.1f,"
-             "\"max_us\":%.1f,\"session\":\"%s\"",
-             p->job->is_secure ? (unsigned long long)n : 0, (unsigned long long)p->resumed,
-             p->walls[n / 2] * 1e6, p->walls[n * 99 / 100] * 1e6, p->walls[n - 1] * 1e6,
-             p->session);
-    free(p->walls);
+    snprintf(more, sizeof more, ",\"handshakes\":%llu,\"resumed\":%llu,\"session\":\"%s\"",
+             p->job->is_secure ? (unsigned long long)p->job->requests : 0,
+             (unsigned long long)p->resumed, p->session);
     return load_report(&p->result, more);
 }
 

@@ -17,6 +17,7 @@ struct client {
     uint64_t left; /* requests still to be made */
     unsigned in_flight;
     unsigned flushes;
+    double submitted;  /* when the newest request was, by load_clock */
     moor_stats before; /* what the measured part began with */
     char session[128]; /* version, cipher and group of the newest handshake */
     struct load_result result;
@@ -57,6 +58,7 @@ static void submit(struct client *c)
     if (c->left == 0 || c->result.errors)
         return;
     c->left--;
+    c->submitted = load_clock();
     const moor_err e = moor_http_send(c->pool, &c->request, &handlers, c, NULL);
     if (e == MOOR_OK) {
         c->in_flight++;
@@ -69,7 +71,10 @@ static void submit(struct client *c)
 static void on_event(void *user, const moor_event *event)
 {
     struct client *c = user;
-    if (event->type == MOOR_EVENT_TLS_READY && c->session[0] == '\0')
+    if (event->type != MOOR_EVENT_TLS_READY)
+        return;
+    load_wall(&c->result, load_clock() - c->submitted);
+    if (c->session[0] == '\0')
         snprintf(c->session, sizeof c->session, "TLS 1.%d, %s, %s", event->tls->version - 10,
                  event->tls->cipher, event->tls->group);
 }
@@ -99,7 +104,7 @@ static moor_err shake_hands(struct client *c)
     moor_err e = perform(c, 1, 1);
     c->result.requests = 0;
     c->before = stats_of(c);
-    load_begin(&c->result);
+    load_begin(&c->result, c->job->requests);
     const double start = load_clock();
     if (e == MOOR_OK)
         e = perform(c, c->job->requests, 1);
@@ -162,26 +167,15 @@ static moor_err open_pool(struct client *c, moor_runtime *runtime)
     return moor_pool_open(runtime, job->origin, &o, &c->pool);
 }
 
-static double percentile_us(const moor_histogram *h, double percent)
-{
-    return (double)moor_histogram_percentile(h, percent) / 1000;
-}
-
 static int report(struct client *c)
 {
     char more[512];
-    moor_histogram *h = NULL;
     const moor_stats s = stats_of(c);
     const uint64_t handshakes = s.tls_handshakes - c->before.tls_handshakes;
     const uint64_t resumed = s.tls_resumed - c->before.tls_resumed;
-    if (moor_histogram_read(c->pool, MOOR_HISTOGRAM_HANDSHAKE, &h) != MOOR_OK)
-        return 1;
     snprintf(more, sizeof more,
-             ",\"handshakes\":%llu,\"resumed\":%llu,\"flushes\":%u,\"p50_us\":%.1f,"
-             "\"p99_us\":%.1f,\"max_us\":%.1f,\"session\":\"%s\"",
-             (unsigned long long)handshakes, (unsigned long long)resumed, c->flushes,
-             percentile_us(h, 50), percentile_us(h, 99), percentile_us(h, 100), c->session);
-    moor_histogram_free(h);
+             ",\"handshakes\":%llu,\"resumed\":%llu,\"flushes\":%u,\"session\":\"%s\"",
+             (unsigned long long)handshakes, (unsigned long long)resumed, c->flushes, c->session);
     return load_report(&c->result, more);
 }
 
