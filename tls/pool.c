@@ -204,6 +204,8 @@ moor_err moor_pool_tls_reload(moor_pool *p, const moor_pool_options *from)
 {
     MR_FAIL_IF(!p || (from && from->size < sizeof from->size), MOOR_EINVAL);
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+    const struct moor_shard *s = moor_shard_self();
+    MR_FAIL_IF(s && s->mine.is_turning, MOOR_EWRONGTHREAD); /* it reads files */
     struct mr_tls_pool *t = p->security;
     const char *why = !t ? "the pool has no TLS"
                       : !from && t->is_of_memory
