@@ -133,17 +133,23 @@ class Client:
 
 
 class OriginTest(unittest.TestCase):
+    options = ("--threads", "2")
+    scheme = "http"
+
     @classmethod
     def setUpClass(cls):
-        cls.origin = Origin("--threads", "2")
+        cls.origin = Origin(*cls.options)
 
     @classmethod
     def tearDownClass(cls):
         code = cls.origin.stop()
         assert code == 0, f"origin ended with {code}"
 
+    def connect(self, **options):
+        return Client(self.origin.port, **options)
+
     def client(self, **options):
-        c = Client(self.origin.port, **options)
+        c = self.connect(**options)
         self.addCleanup(c.s.close)
         return c
 
@@ -151,13 +157,13 @@ class OriginTest(unittest.TestCase):
         return self.client().get(target, **options).answer(options.get("method", "GET"))
 
     def stats(self):
-        with Client(self.origin.port) as c:
+        with self.connect() as c:
             return json.loads(c.get("/stats").answer()[2])
 
 
 class GoodRoutes(OriginTest):
     def test_ready_line(self):
-        self.assertRegex(self.origin.line, r"^listening on http://127\.0\.0\.1:\d+$")
+        self.assertRegex(self.origin.line, rf"^listening on {self.scheme}://127\.0\.0\.1:\d+$")
 
     def test_bytes_exact_answer(self):
         want = (b"HTTP/1.1 200 OK\r\nServer: mooring-origin\r\n"
@@ -385,7 +391,8 @@ class Protocol(OriginTest):
         self.assertEqual(self.ask("/bytes/1", fields="Expect: 200-ok\r\n")[0], 417)
 
     def test_absolute_form(self):
-        self.assertEqual(self.ask("http://t:80/bytes/3?x")[2], pattern(3))
+        for scheme in ("http", "https"):
+            self.assertEqual(self.ask(scheme + "://t:80/bytes/3?x")[2], pattern(3))
 
     def test_bad_requests(self):
         host = b"Host: t\r\n"
@@ -436,9 +443,9 @@ class Protocol(OriginTest):
 
     def test_conns_are_given_back(self):
         base = self.stats()["open"]
-        clients = [Client(self.origin.port).get("/bad/stall-head") for _ in range(10)]
-        clients += [Client(self.origin.port).get("/delay/100000") for _ in range(10)]
-        clients += [Client(self.origin.port).get("/bytes/100000000") for _ in range(10)]
+        clients = [self.connect().get("/bad/stall-head") for _ in range(10)]
+        clients += [self.connect().get("/delay/100000") for _ in range(10)]
+        clients += [self.connect().get("/bytes/100000000") for _ in range(10)]
         deadline = time.monotonic() + WAIT_S
         while self.stats()["open"] < base + 30:
             self.assertLess(time.monotonic(), deadline)

@@ -14,6 +14,7 @@ enum answer_body {
     ANSWER_ECHO,    /* the request's body */
     ANSWER_VERDICT, /* JSON: how the request's body compared with the pattern */
     ANSWER_STATS,   /* JSON: this server's counters, as they stand when the answer is made */
+    ANSWER_TLS,     /* what the conn's handshake agreed on */
 };
 
 enum { ECHO_MAX = 64 * 1024 * 1024, WAIT_MAX_MS = 3600 * 1000, METHOD_ECHO_MAX = 32 };
@@ -33,6 +34,7 @@ struct answer {
     const struct misdeed *misdeed; /* NULL for a good answer */
     uint64_t after;                /* arguments of the misdeed */
     uint64_t amount;
+    bool notifies;        /* where the misdeed ends the conn: close_notify on TLS */
     struct buf text;      /* ANSWER_TEXT */
     struct buf echo;      /* the request's body, at most ECHO_MAX */
     uint64_t body_bytes;  /* of the request, so far */
@@ -50,19 +52,24 @@ void route(const struct request *q, struct loop *l, struct answer *a);
 bool answer_take_body(struct answer *a, struct span data);
 
 /* The request is complete: makes the text of answers that depend on it. */
-void answer_finish(struct answer *a, const struct loop *l);
+void answer_finish(struct answer *a, const struct conn *c);
 
 void answer_refuse(struct answer *a, int status);
 
 const char *status_reason(int status);
 
 /* --- misbehaviour on HTTP/1, see bad.c --- */
+enum {
+    MISDEED_AT_ONCE = 1,   /* does not wait for the request's body */
+    MISDEED_TRUNCATES = 2, /* ends without close_notify, unless notify=1 says otherwise */
+};
+
 struct misdeed {
     const char *name;
     const char *usage;
     uint64_t default_after;
     uint64_t default_amount;
-    bool at_once; /* does not wait for the request's body */
+    unsigned flags;
     void (*write)(struct conn *c);
 };
 

@@ -28,6 +28,14 @@ static struct script *say_part(struct conn *c, uint64_t length)
     return s;
 }
 
+/* `how` is STEP_CLOSE or STEP_DROP. */
+static void end(struct conn *c, enum step_kind how)
+{
+    if (c->h1.answer.notifies)
+        script_add(&c->h1.script, STEP_NOTIFY, 0);
+    script_add(&c->h1.script, how, 0);
+}
+
 static void write_reset(struct conn *c)
 {
     script_add(say_part(c, c->h1.answer.after), STEP_RESET, 0);
@@ -54,7 +62,7 @@ static void write_garbage(struct conn *c)
     const struct span bytes = SPAN("\x16\x03\x01\x00\xff\x00garbage, not HTTP\r\n\r\n");
     buf_add_span(&s->text, bytes);
     script_add_text(s);
-    script_add(s, STEP_CLOSE, 0);
+    end(c, STEP_CLOSE);
 }
 
 static void write_huge_headers(struct conn *c)
@@ -68,7 +76,7 @@ static void write_huge_headers(struct conn *c)
 static void write_close_mid_head(struct conn *c)
 {
     script_say(&c->h1.script, "HTTP/1.1 200 OK\r\nContent-Le");
-    script_add(&c->h1.script, STEP_CLOSE, 0);
+    end(c, STEP_CLOSE);
 }
 
 static void write_extra(struct conn *c)
@@ -89,7 +97,7 @@ static void write_close_idle(struct conn *c)
 {
     say_ok(&c->h1.script);
     script_add(&c->h1.script, STEP_WAIT, c->h1.answer.after);
-    script_add(&c->h1.script, STEP_DROP, 0);
+    end(c, STEP_DROP);
 }
 
 static void write_reset_idle(struct conn *c)
@@ -116,12 +124,13 @@ static void write_eof_body(struct conn *c)
 {
     script_say(&c->h1.script, "HTTP/1.1 200 OK\r\n\r\n");
     script_add(&c->h1.script, STEP_PATTERN, c->h1.answer.amount);
-    script_add(&c->h1.script, STEP_CLOSE, 0);
+    end(c, STEP_CLOSE);
 }
 
 static void write_short(struct conn *c)
 {
-    script_add(say_part(c, c->h1.answer.amount), STEP_CLOSE, 0);
+    (void)say_part(c, c->h1.answer.amount);
+    end(c, STEP_CLOSE);
 }
 
 static void write_1xx(struct conn *c)
@@ -151,34 +160,32 @@ static void write_early(struct conn *c)
     h1_write_answer(c);
 }
 
-/* Columns: name, usage, default of after=, default of bytes= or count=, before the request's body.
- */
+/* Columns: name, usage, default of after=, default of bytes= or count=, flags. */
 static const struct misdeed misdeeds[] = {
-    {"reset", "reset?after=N          RST after N bytes of the body", 100, 0, false, write_reset},
-    {"reset-before", "reset-before           RST instead of an answer", 0, 0, true,
+    {"reset", "reset?after=N          RST after N bytes of the body", 100, 0, 0, write_reset},
+    {"reset-before", "reset-before           RST instead of an answer", 0, 0, MISDEED_AT_ONCE,
      write_reset_before},
-    {"stall", "stall?after=N          stops after N bytes of the body", 100, 0, false, write_stall},
-    {"stall-head", "stall-head             never answers", 0, 0, true, write_stall_head},
-    {"garbage", "garbage                bytes that are not HTTP, then FIN", 0, 0, false,
-     write_garbage},
-    {"huge-headers", "huge-headers?bytes=N   a header line of N bytes", 0, 1048576, false,
+    {"stall", "stall?after=N          stops after N bytes of the body", 100, 0, 0, write_stall},
+    {"stall-head", "stall-head             never answers", 0, 0, MISDEED_AT_ONCE, write_stall_head},
+    {"garbage", "garbage                bytes that are not HTTP, then FIN", 0, 0, 0, write_garbage},
+    {"huge-headers", "huge-headers?bytes=N   a header line of N bytes", 0, 1048576, 0,
      write_huge_headers},
-    {"close-mid-head", "close-mid-head         FIN inside the head", 0, 0, false,
-     write_close_mid_head},
-    {"extra", "extra?bytes=N          N bytes behind the answer", 0, 10, false, write_extra},
-    {"unasked", "unasked?after=MS       a second answer to one request", 20, 0, false,
-     write_unasked},
-    {"close-idle", "close-idle?after=MS    FIN on the idle conn", 20, 0, false, write_close_idle},
-    {"reset-idle", "reset-idle?after=MS    RST on the idle conn", 20, 0, false, write_reset_idle},
-    {"smuggle", "smuggle                Content-Length and chunked", 0, 0, false, write_smuggle},
-    {"cl-conflict", "cl-conflict            two Content-Lengths", 0, 0, false, write_cl_conflict},
-    {"eof-body", "eof-body?bytes=N       N bytes ended by FIN", 0, 1000, false, write_eof_body},
-    {"short", "short?bytes=N          FIN after N bytes of a longer body", 0, 100, false,
-     write_short},
-    {"1xx", "1xx?count=N            N times 103, then 200", 0, 3, false, write_1xx},
-    {"split-writes", "split-writes?bytes=N&after=MS  one byte per segment, MS apart", 0, 20, false,
+    {"close-mid-head", "close-mid-head         FIN inside the head, no close_notify", 0, 0,
+     MISDEED_TRUNCATES, write_close_mid_head},
+    {"extra", "extra?bytes=N          N bytes behind the answer", 0, 10, 0, write_extra},
+    {"unasked", "unasked?after=MS       a second answer to one request", 20, 0, 0, write_unasked},
+    {"close-idle", "close-idle?after=MS    FIN on the idle conn", 20, 0, 0, write_close_idle},
+    {"reset-idle", "reset-idle?after=MS    RST on the idle conn", 20, 0, 0, write_reset_idle},
+    {"smuggle", "smuggle                Content-Length and chunked", 0, 0, 0, write_smuggle},
+    {"cl-conflict", "cl-conflict            two Content-Lengths", 0, 0, 0, write_cl_conflict},
+    {"eof-body", "eof-body?bytes=N       N bytes ended by FIN, after close_notify", 0, 1000, 0,
+     write_eof_body},
+    {"short", "short?bytes=N          FIN after N bytes of a longer body, no close_notify", 0, 100,
+     MISDEED_TRUNCATES, write_short},
+    {"1xx", "1xx?count=N            N times 103, then 200", 0, 3, 0, write_1xx},
+    {"split-writes", "split-writes?bytes=N&after=MS  one byte per segment, MS apart", 0, 20, 0,
      write_split},
-    {"early", "early                  413 before the request's body is read", 0, 0, true,
+    {"early", "early                  413 before the request's body is read", 0, 0, MISDEED_AT_ONCE,
      write_early},
 };
 

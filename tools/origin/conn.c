@@ -10,8 +10,9 @@
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
+
+#include "tls_conn.h"
 
 /* A request head may fill this; also bounds what one client makes us keep. */
 enum { IN_KEPT_MAX = 64 * 1024, PIECES_MAX = 16 };
@@ -49,6 +50,8 @@ void conn_close(struct conn *c)
         TAILQ_REMOVE(&l->ready, c, ready);
     LIST_REMOVE(c, all);
     l->out_len = 0;
+    if (c->tls)
+        tls_conn_fini(c);
     close(c->fd);
     count(&l->counters.closed, 1);
     buf_fini(&c->in);
@@ -63,23 +66,17 @@ void conn_reset(struct conn *c)
     conn_close(c);
 }
 
-enum io_result conn_read(struct conn *c)
+void conn_end(struct conn *c)
 {
-    struct loop *l = c->loop;
+    if (c->tls)
+        (void)tls_notify(c);
+    conn_close(c);
+}
+
+enum io_result conn_receive(struct conn *c, char *into, size_t room, size_t *out_len)
+{
     if (!c->readable)
         return IO_AGAIN;
-    char *into = l->in_scratch;
-    size_t room = IN_SCRATCH;
-    if (c->view.len) {
-        conn_keep_view(c);
-        if (c->in.len >= IN_KEPT_MAX)
-            return IO_FAILED;
-        room = IN_KEPT_MAX - c->in.len;
-        buf_reserve(&c->in, room < 4096 ? room : 4096);
-        if (c->in.cap - c->in.len < room)
-            room = c->in.cap - c->in.len;
-        into = c->in.data + c->in.len;
-    }
     ssize_t n;
     do
         n = recv(c->fd, into, room, 0);
@@ -95,12 +92,38 @@ enum io_result conn_read(struct conn *c)
     /* epoll(7): a short read has emptied the socket; but a FIN already announced must be read. */
     if ((size_t)n < room && !c->peer_ended)
         c->readable = false;
-    count(&l->counters.bytes_in, (uint64_t)n);
+    count(&c->loop->counters.bytes_in, (uint64_t)n);
+    *out_len = (size_t)n;
+    return IO_OK;
+}
+
+enum io_result conn_read(struct conn *c)
+{
+    /* TLS may hold what came with an earlier receive. */
+    if (!c->readable && !c->tls)
+        return IO_AGAIN;
+    char *into = c->loop->in_scratch;
+    size_t room = IN_SCRATCH, len;
     if (c->view.len) {
-        c->in.len += (size_t)n;
+        conn_keep_view(c);
+        if (c->in.len >= IN_KEPT_MAX)
+            return IO_FAILED;
+        room = IN_KEPT_MAX - c->in.len;
+        buf_reserve(&c->in, room < 4096 ? room : 4096);
+        c->view.ptr = c->in.data; /* growing may have moved it, and there may be nothing to read */
+        if (c->in.cap - c->in.len < room)
+            room = c->in.cap - c->in.len;
+        into = c->in.data + c->in.len;
+    }
+    const enum io_result r =
+        c->tls ? tls_read(c, into, room, &len) : conn_receive(c, into, room, &len);
+    if (r != IO_OK)
+        return r;
+    if (c->view.len) {
+        c->in.len += len;
         c->view = (struct span){c->in.data, c->in.len};
     } else {
-        c->view = (struct span){into, (size_t)n};
+        c->view = (struct span){into, len};
     }
     return IO_OK;
 }
@@ -147,20 +170,45 @@ enum io_result conn_flush(struct conn *c)
     return conn_send(c, NULL, 0, &taken);
 }
 
-/* What the socket did not take of the scratch moves to `pending`, so the scratch is free. */
-static void keep_unsent(struct conn *c, size_t scratch_sent)
+void conn_drop_pending(struct conn *c, size_t len)
+{
+    c->pending_sent += len;
+    if (c->pending_sent < c->pending.len || c->pending.cap == 0)
+        return;
+    buf_fini(&c->pending);
+    c->pending_sent = 0;
+}
+
+void conn_keep_scratch(struct conn *c, size_t sent)
 {
     struct loop *l = c->loop;
-    buf_add(&c->pending, l->out_scratch + scratch_sent, l->out_len - scratch_sent);
+    buf_add(&c->pending, l->out_scratch + sent, l->out_len - sent);
     l->out_len = 0;
+}
+
+enum io_result conn_transmit(struct conn *c, struct iovec *iov, size_t iov_count, size_t *out_len)
+{
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = iov_count};
+    ssize_t n;
+    do
+        n = iov_count == 1 ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
+                           : sendmsg(c->fd, &msg, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN)
+        return IO_FAILED;
+    *out_len = n < 0 ? 0 : (size_t)n;
+    count(&c->loop->counters.bytes_out, *out_len);
+    return IO_OK;
 }
 
 enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned piece_count,
                          uint64_t *out_taken)
 {
+    if (c->tls)
+        return tls_send(c, pieces, piece_count, out_taken);
     struct loop *l = c->loop;
     struct iovec iov[PIECES_MAX + 2];
-    size_t used = 0, total = 0;
+    size_t used = 0, total = 0, sent;
     const size_t pending = c->pending.len - c->pending_sent, scratch = l->out_len;
     *out_taken = 0;
     if (pending)
@@ -174,32 +222,27 @@ enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned pie
     total += pending + scratch;
     if (total == 0)
         return IO_OK;
-
-    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = used};
-    ssize_t n;
-    do
-        n = used == 1 ? send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL)
-                      : sendmsg(c->fd, &msg, MSG_NOSIGNAL);
-    while (n < 0 && errno == EINTR);
-    if (n < 0 && errno != EAGAIN)
+    if (conn_transmit(c, iov, used, &sent) != IO_OK)
         return IO_FAILED;
-    size_t sent = n < 0 ? 0 : (size_t)n;
     const bool is_complete = sent == total;
-    count(&l->counters.bytes_out, sent);
 
     const size_t from_pending = sent < pending ? sent : pending;
     sent -= from_pending;
-    c->pending_sent += from_pending;
-    if (c->pending_sent == c->pending.len && c->pending.cap) {
-        buf_fini(&c->pending);
-        c->pending_sent = 0;
-    }
+    conn_drop_pending(c, from_pending);
     const size_t from_scratch = sent < scratch ? sent : scratch;
-    if (from_scratch < scratch)
-        keep_unsent(c, from_scratch);
-    l->out_len = 0;
+    conn_keep_scratch(c, from_scratch);
     *out_taken = sent - from_scratch;
     return is_complete ? IO_OK : IO_AGAIN;
+}
+
+enum io_result conn_notify(struct conn *c)
+{
+    return c->tls ? tls_notify(c) : conn_flush(c);
+}
+
+bool conn_is_blocked(const struct conn *c)
+{
+    return c->pending.len || (c->tls && tls_has_sealed(c->tls));
 }
 
 uint32_t conn_unsent(const struct conn *c)

@@ -2,8 +2,12 @@
 #ifndef ORIGIN_CONN_H
 #define ORIGIN_CONN_H
 
+#include <sys/uio.h>
+
 #include "h1.h"
 #include "loop.h"
+
+struct tls_conn;
 
 /*
  * What is spoken on a listener. `drive` goes on until the kernel, a timer or the peer must act
@@ -34,14 +38,16 @@ struct conn {
     struct buf in;      /* input that waits for more of itself or for its turn */
     struct buf pending; /* output the socket refused */
     size_t pending_sent;
+    struct tls_conn *tls; /* NULL: plain */
     struct h1 h1;
 };
 
 enum io_result { IO_OK, IO_AGAIN, IO_END, IO_FAILED };
 
 struct conn *conn_open(struct loop *l, int fd, const struct protocol *protocol);
-void conn_close(struct conn *c);
+void conn_close(struct conn *c); /* FIN, or RST if something was not read; no close_notify */
 void conn_reset(struct conn *c); /* closes with RST */
+void conn_end(struct conn *c);   /* says close_notify, if the socket takes it, and closes */
 
 /* Adds received bytes to the view. IO_AGAIN: nothing there, the edge will come. */
 enum io_result conn_read(struct conn *c);
@@ -61,8 +67,23 @@ enum io_result conn_send(struct conn *c, const struct span *pieces, unsigned cou
                          uint64_t *out_taken);
 uint32_t conn_unsent(const struct conn *c); /* bytes the peer has not acknowledged */
 
+/* Flushes and says close_notify; on a plain conn only the former. Again after IO_AGAIN. */
+enum io_result conn_notify(struct conn *c);
+/* Must be flushed before anything else is done? */
+bool conn_is_blocked(const struct conn *c);
+
 /* To be driven again in the next turn, without waiting for the kernel. */
 void conn_resume_later(struct conn *c);
+
+/* --- the bare socket, for what stands between it and the buffers --- */
+
+/* IO_AGAIN: nothing there, the edge will come. */
+enum io_result conn_receive(struct conn *c, char *into, size_t room, size_t *out_len);
+/* What was not taken waits for the edge; never IO_AGAIN. */
+enum io_result conn_transmit(struct conn *c, struct iovec *iov, size_t iov_count, size_t *out_len);
+void conn_drop_pending(struct conn *c, size_t len); /* so much of it has left */
+/* What was not sent of the scratch moves to `pending`, so that the scratch is free. */
+void conn_keep_scratch(struct conn *c, size_t sent);
 
 extern const struct protocol echo_protocol;
 

@@ -8,6 +8,8 @@
 #include <sys/socket.h>
 
 #include "conn.h"
+#include "options.h"
+#include "tls_conn.h"
 
 enum {
     TURN_BYTES = 2 * 1024 * 1024, /* moved for one conn before the others have their turn */
@@ -42,6 +44,12 @@ static enum turn close_now(struct conn *c)
     return TURN_CLOSED;
 }
 
+static enum turn end_now(struct conn *c)
+{
+    conn_end(c);
+    return TURN_CLOSED;
+}
+
 static enum turn read_more(struct conn *c, uint64_t *budget)
 {
     if (*budget == 0) {
@@ -56,7 +64,7 @@ static enum turn read_more(struct conn *c, uint64_t *budget)
         return TURN_OVER;
     case IO_END:
         /* Only the client's sending side may have ended: answers still queued are owed to it. */
-        return conn_flush(c) == IO_AGAIN ? TURN_OVER : close_now(c);
+        return conn_flush(c) == IO_AGAIN ? TURN_OVER : end_now(c);
     default:
         return close_now(c);
     }
@@ -70,7 +78,7 @@ static void drive_h1(struct conn *c)
             conn_close(c);
         return;
     }
-    if (c->pending.len) {
+    if (conn_is_blocked(c)) {
         const enum io_result r = conn_flush(c);
         if (r == IO_FAILED)
             conn_close(c);
@@ -154,6 +162,7 @@ static enum turn take_head(struct conn *c)
     struct request q;
     int status;
     const bool is_complete = find_head(c, &head, &status);
+    h->is_early = c->tls && tls_is_early(c);
     if (is_complete)
         status = request_parse(head, &q);
     if (status) {
@@ -170,6 +179,7 @@ static enum turn take_head(struct conn *c)
     h->minor_version = q.minor_version;
     h->is_head_request = span_is(q.method, SPAN("HEAD"));
     h->must_close = !q.keep_alive || (max && h->requests >= max);
+    q.is_early = h->is_early;
     route(&q, c->loop, &h->answer);
     conn_consume(c, head.len);
     h->head_scanned = 0;
@@ -217,13 +227,15 @@ static enum turn begin_answer(struct conn *c)
     struct answer *a = &h->answer;
     h->must_close = h->must_close || a->must_close || a->at_once;
     script_clear(&h->script);
-    answer_finish(a, c->loop);
+    answer_finish(a, c);
     if (a->misdeed)
         a->misdeed->write(c);
     else
         h1_write_answer(c);
-    if (h->must_close)
+    if (h->must_close) {
+        script_add(&h->script, STEP_NOTIFY, 0);
         script_add(&h->script, STEP_CLOSE, 0);
+    }
     h->phase = H1_PLAY;
     return TURN_GO_ON;
 }
@@ -243,6 +255,7 @@ static void write_head(struct h1 *h, bool has_framing, bool is_chunked, uint64_t
     }
     switch (a->body) {
     case ANSWER_TEXT:
+    case ANSWER_TLS:
         buf_add_span(out, SPAN("text/plain\r\n"));
         break;
     case ANSWER_PATTERN:
@@ -266,6 +279,8 @@ static void write_head(struct h1 *h, bool has_framing, bool is_chunked, uint64_t
         buf_add(out, a->method, a->method_len);
         buf_add_span(out, SPAN("\r\n"));
     }
+    if (h->is_early)
+        buf_add_span(out, SPAN("Origin-Early-Data: 1\r\n"));
     if (h->must_close)
         buf_add_span(out, SPAN("Connection: close\r\n"));
     else if (h->minor_version == 0)
@@ -389,7 +404,7 @@ static void on_h1_timer(struct conn *c)
         else if (h->idle_since_ms + timeout > c->loop->now_ms)
             timer_set(c, h->idle_since_ms + timeout);
         else
-            conn_close(c);
+            conn_end(c);
     }
 }
 

@@ -22,6 +22,7 @@ struct h1 {
     bool is_head_request;
     bool is_waiting; /* the script waits for its timer */
     bool has_idle_timer;
+    bool is_early; /* the request's first byte was TLS early data */
     uint8_t minor_version;
     uint64_t requests;
     uint64_t idle_since_ms;

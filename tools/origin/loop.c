@@ -31,9 +31,10 @@ static uint64_t clock_ms(void)
 }
 
 bool loop_init(struct loop *l, const struct options *options, struct loop *peers,
-               unsigned peers_len)
+               unsigned peers_len, struct ssl_ctx_st *tls_context)
 {
-    *l = (struct loop){.options = options, .peers = peers, .peer_count = peers_len};
+    *l = (struct loop){
+        .options = options, .peers = peers, .peer_count = peers_len, .tls_context = tls_context};
     LIST_INIT(&l->conns);
     TAILQ_INIT(&l->ready);
     l->now_ms = clock_ms();
@@ -41,9 +42,14 @@ bool loop_init(struct loop *l, const struct options *options, struct loop *peers
     l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     l->in_scratch = malloc(IN_SCRATCH);
     l->out_scratch = malloc(OUT_SCRATCH);
+    if (tls_context) {
+        l->raw_scratch = malloc(RAW_SCRATCH);
+        l->sealed_scratch = malloc(SEALED_SCRATCH);
+    }
+    const bool has_tls_memory = !tls_context || (l->raw_scratch && l->sealed_scratch);
     struct epoll_event ev = {.events = EPOLLIN, .data.ptr = NULL};
     return l->epoll_fd >= 0 && l->wake_fd >= 0 && l->in_scratch && l->out_scratch &&
-           epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, l->wake_fd, &ev) == 0;
+           has_tls_memory && epoll_ctl(l->epoll_fd, EPOLL_CTL_ADD, l->wake_fd, &ev) == 0;
 }
 
 /* A listener's event carries its own address, which no conn can have. */
@@ -96,6 +102,8 @@ void loop_fini(struct loop *l)
     free(l->heap);
     free(l->in_scratch);
     free(l->out_scratch);
+    free(l->raw_scratch);
+    free(l->sealed_scratch);
     if (l->epoll_fd >= 0)
         close(l->epoll_fd);
     if (l->wake_fd >= 0)

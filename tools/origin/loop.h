@@ -10,16 +10,9 @@
 #include "text.h"
 
 struct conn;
+struct options;
 struct protocol;
-
-struct options {
-    const char *bind;
-    unsigned port;
-    int echo_port; /* -1 = no raw echo listener */
-    unsigned threads;
-    uint32_t idle_timeout_ms;       /* 0 = never */
-    uint64_t requests_per_conn_max; /* 0 = no limit */
-};
+struct ssl_ctx_st;
 
 /* One writer, the loop's thread; /stats of any thread reads. Relaxed: they are only figures. */
 struct counters {
@@ -28,6 +21,10 @@ struct counters {
     _Atomic uint64_t requests;
     _Atomic uint64_t bytes_in;
     _Atomic uint64_t bytes_out;
+    _Atomic uint64_t handshakes; /* done, resumed ones included */
+    _Atomic uint64_t handshakes_resumed;
+    _Atomic uint64_t handshakes_failed; /* conns that ended before */
+    _Atomic uint64_t early_data_accepted;
 };
 
 struct listener {
@@ -38,6 +35,8 @@ struct listener {
 };
 
 enum { LISTENERS_MAX = 2, IN_SCRATCH = 128 * 1024, OUT_SCRATCH = 64 * 1024 };
+/* Of TLS: what is received at once and what is sent at once. */
+enum { RAW_SCRATCH = 128 * 1024, SEALED_SCRATCH = 136 * 1024 };
 
 TAILQ_HEAD(ready_list, conn);
 LIST_HEAD(conn_list, conn);
@@ -62,9 +61,14 @@ struct loop {
     char *in_scratch;
     char *out_scratch;
     size_t out_len;
+    struct ssl_ctx_st *tls_context; /* shared by all loops; NULL: plain, without the two below */
+    char *raw_scratch;
+    char *sealed_scratch;
+    size_t sealed_len;
 };
 
-bool loop_init(struct loop *l, const struct options *options, struct loop *peers, unsigned count);
+bool loop_init(struct loop *l, const struct options *options, struct loop *peers, unsigned count,
+               struct ssl_ctx_st *tls_context);
 bool loop_add_listener(struct loop *l, int fd, const struct protocol *protocol);
 void loop_run(struct loop *l);
 void loop_stop(struct loop *l); /* any thread */

@@ -1,8 +1,7 @@
 /*
  * mooring-origin: the HTTP server of mooring's tests and demos, misbehaviour on request included.
- * Owns the options, the listening sockets and the threads; each thread owns its loop.
+ * Owns the listening sockets and the threads; each thread owns its loop.
  */
-#include <getopt.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,9 +11,9 @@
 
 #include "conn.h"
 #include "listen.h"
+#include "options.h"
 #include "pattern.h"
-
-enum { THREADS_MAX = 64 };
+#include "tls_conn.h"
 
 struct server {
     struct options options;
@@ -23,83 +22,8 @@ struct server {
     pthread_t threads[THREADS_MAX];
     struct listen_set http;
     struct listen_set echo;
+    struct ssl_ctx_st *tls_context; /* NULL: plain */
 };
-
-static const char usage[] =
-    "usage: mooring-origin [options]\n"
-    "An HTTP/1.1 server for tests and demos. GET / lists its routes.\n"
-    "  --port N           port, 0 = a free one (default 0)\n"
-    "  --bind ADDR        IPv4, IPv6 or unix:/path (default 127.0.0.1)\n"
-    "  --threads N        1 to 64, each with its own listener (default 1)\n"
-    "  --idle-timeout MS  close conns idle for so long, 0 = never (default 0)\n"
-    "  --max-requests N   close a conn after N requests, 0 = never (default 0)\n"
-    "  --echo-port N      also echo raw bytes on this port, 0 = a free one\n"
-    "  --help             this text\n"
-    "Prints `listening on http://ADDR:PORT` when ready; ends on SIGTERM or SIGINT.\n";
-
-static bool option_number(const char *name, const char *text, uint64_t min, uint64_t max,
-                          uint64_t *out_value)
-{
-    if (parse_u64((struct span){text, strlen(text)}, max, out_value) && *out_value >= min)
-        return true;
-    fprintf(stderr, "mooring-origin: --%s %s: not a number from %llu to %llu\n", name, text,
-            (unsigned long long)min, (unsigned long long)max);
-    return false;
-}
-
-/* Returns the exit code, or -1 to go on. */
-static int read_options(int argc, char **argv, struct options *o)
-{
-    static const struct option names[] = {
-        {"port", required_argument, NULL, 'p'},
-        {"bind", required_argument, NULL, 'b'},
-        {"threads", required_argument, NULL, 't'},
-        {"idle-timeout", required_argument, NULL, 'i'},
-        {"max-requests", required_argument, NULL, 'm'},
-        {"echo-port", required_argument, NULL, 'e'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
-    };
-    *o = (struct options){.bind = "127.0.0.1", .threads = 1, .echo_port = -1};
-    uint64_t n = 0;
-    bool is_valid = true;
-    for (int opt; is_valid && (opt = getopt_long(argc, argv, "", names, NULL)) != -1;) {
-        switch (opt) {
-        case 'p':
-            is_valid = option_number("port", optarg, 0, 65535, &n);
-            o->port = (unsigned)n;
-            break;
-        case 'b':
-            o->bind = optarg;
-            break;
-        case 't':
-            is_valid = option_number("threads", optarg, 1, THREADS_MAX, &n);
-            o->threads = (unsigned)n;
-            break;
-        case 'i':
-            is_valid = option_number("idle-timeout", optarg, 0, UINT32_MAX, &n);
-            o->idle_timeout_ms = (uint32_t)n;
-            break;
-        case 'm':
-            is_valid = option_number("max-requests", optarg, 0, UINT32_MAX, &n);
-            o->requests_per_conn_max = n;
-            break;
-        case 'e':
-            is_valid = option_number("echo-port", optarg, 0, 65535, &n);
-            o->echo_port = (int)n;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            return 0;
-        default:
-            is_valid = false;
-        }
-    }
-    if (is_valid && optind == argc)
-        return -1;
-    fputs("try mooring-origin --help\n", stderr);
-    return 2;
-}
 
 static bool open_listeners(struct server *s)
 {
@@ -111,14 +35,24 @@ static bool open_listeners(struct server *s)
                                     (unsigned)o->echo_port, o->threads);
 }
 
+static bool open_tls(struct server *s)
+{
+    const struct options *o = &s->options;
+    if (!o->tls.is_on)
+        return true;
+    s->tls_context = tls_open(&o->tls, o->bind);
+    return s->tls_context != NULL;
+}
+
 static bool init_loops(struct server *s)
 {
     const unsigned count = s->options.threads;
+    const struct protocol *spoken = s->tls_context ? &tls_protocol : &h1_protocol;
     for (unsigned i = 0; i < count; i++) {
         struct loop *l = &s->loops[i];
         s->loops_begun++;
-        if (!loop_init(l, &s->options, s->loops, count) ||
-            !loop_add_listener(l, s->http.fds[i], &h1_protocol) ||
+        if (!loop_init(l, &s->options, s->loops, count, s->tls_context) ||
+            !loop_add_listener(l, s->http.fds[i], spoken) ||
             (s->echo.count && !loop_add_listener(l, s->echo.fds[i], &echo_protocol))) {
             perror("mooring-origin: epoll");
             return false;
@@ -151,7 +85,8 @@ static int serve(struct server *s, const sigset_t *ends)
         started++;
     const bool all_started = started == s->options.threads;
     if (all_started) {
-        printf("listening on %s%s\n", s->http.is_unix ? "" : "http://", s->http.name);
+        const char *scheme = s->tls_context ? "https://" : "http://";
+        printf("listening on %s%s\n", s->http.is_unix ? "" : scheme, s->http.name);
         if (s->echo.count)
             printf("echo on %s\n", s->echo.name);
         fflush(stdout);
@@ -172,7 +107,7 @@ int main(int argc, char **argv)
     struct server *s = calloc(1, sizeof *s);
     if (!s)
         return 1;
-    int code = read_options(argc, argv, &s->options);
+    int code = options_read(argc, argv, &s->options);
     if (code < 0) {
         /* Blocked before any thread exists, so that only sigwait receives them. */
         sigset_t ends;
@@ -183,11 +118,13 @@ int main(int argc, char **argv)
         signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         pattern_init();
-        code = open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
+        code = open_tls(s) && open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
         for (unsigned i = 0; i < s->loops_begun; i++)
             loop_fini(&s->loops[i]);
         listen_close(&s->echo);
         listen_close(&s->http);
+        if (s->tls_context)
+            tls_close(s->tls_context);
     }
     free(s);
     return code;

@@ -90,8 +90,10 @@ static int parse_request_line(struct span line, struct request *q)
     for (size_t i = 0; i < target.len; i++)
         if ((unsigned char)target.ptr[i] <= ' ' || target.ptr[i] == 0x7f)
             return 400;
-    if (target.len > 7 && memcmp(target.ptr, "http://", 7) == 0) {
-        const char *slash = memchr(target.ptr + 7, '/', target.len - 7);
+    const bool is_https = target.len > 8 && memcmp(target.ptr, "https://", 8) == 0;
+    if (is_https || (target.len > 7 && memcmp(target.ptr, "http://", 7) == 0)) {
+        const size_t scheme = is_https ? 8 : 7;
+        const char *slash = memchr(target.ptr + scheme, '/', target.len - scheme);
         if (!slash)
             return 400;
         target.len -= (size_t)(slash - target.ptr);

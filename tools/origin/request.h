@@ -18,6 +18,7 @@ struct request {
     bool has_host;
     bool has_length;
     bool is_chunked;
+    bool is_early; /* its first byte was TLS early data; the parser does not know */
     uint64_t length;
 };
 

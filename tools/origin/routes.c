@@ -3,8 +3,9 @@
  * nothing shared but the counters, which it only reads.
  */
 #include "answer.h"
-#include "loop.h"
+#include "conn.h"
 #include "pattern.h"
+#include "tls_conn.h"
 
 enum { ECHO_KEPT_MAX = 64 * 1024, HIDDEN_PIECE = 4096 };
 static const uint64_t length_max = UINT64_C(1) << 40;
@@ -109,6 +110,22 @@ static void say_stats(const struct request *q, struct span rest, struct answer *
     a->body = ANSWER_STATS;
 }
 
+static void say_tls(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)q, (void)rest;
+    a->body = ANSWER_TLS;
+}
+
+/* RFC 8470 5.2: whoever hears 425 may ask again once the handshake is done. */
+static void say_late(const struct request *q, struct span rest, struct answer *a)
+{
+    (void)rest;
+    if (q->is_early)
+        answer_refuse(a, 425);
+    else
+        buf_add_text(&a->text, "late enough\n");
+}
+
 static void misbehave(const struct request *q, struct span rest, struct answer *a)
 {
     const struct misdeed *m = misdeed_find(rest);
@@ -116,15 +133,17 @@ static void misbehave(const struct request *q, struct span rest, struct answer *
         answer_refuse(a, 404);
         return;
     }
-    uint64_t amount;
-    if (!request_number(q, "after", m->default_after, WAIT_MAX_MS, &a->after) ||
+    uint64_t amount, notifies;
+    if (!request_number(q, "notify", !(m->flags & MISDEED_TRUNCATES), 1, &notifies) ||
+        !request_number(q, "after", m->default_after, WAIT_MAX_MS, &a->after) ||
         !request_number(q, "count", m->default_amount, 10000, &amount) ||
         !request_number(q, "bytes", amount, length_max, &a->amount)) {
         answer_refuse(a, 400);
         return;
     }
     a->misdeed = m;
-    a->at_once = m->at_once;
+    a->notifies = notifies;
+    a->at_once = m->flags & MISDEED_AT_ONCE;
 }
 
 /* A path that ends with '/' takes what follows it; the others are whole. */
@@ -144,7 +163,11 @@ static const struct {
     {"/headers", "/headers                  the request's header lines", say_headers},
     {"/close", "/close                    closes after the answer", say_close},
     {"/stats", "/stats                    JSON: counters of this server", say_stats},
-    {"/bad/", "/bad/...                  misbehaviour:", misbehave},
+    {"/tls", "/tls                      what the TLS handshake agreed on", say_tls},
+    {"/late", "/late                     425 if asked with TLS early data", say_late},
+    {"/bad/",
+     "/bad/...?notify=0         misbehaviour; with 1 or 0 its FIN has a close_notify or not:",
+     misbehave},
     {"/", "", say_index},
 };
 
@@ -233,32 +256,53 @@ static void add_figure(struct buf *text, const char *name, uint64_t value)
     buf_add_u64(text, value);
 }
 
-void answer_finish(struct answer *a, const struct loop *l)
+static uint64_t sum_of(const struct loop *l, size_t offset)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < l->peer_count; i++) {
+        const char *counters = (const char *)&l->peers[i].counters;
+        sum += atomic_load_explicit((const _Atomic uint64_t *)(const void *)(counters + offset),
+                                    memory_order_acquire);
+    }
+    return sum;
+}
+
+static void add_stats(struct buf *text, const struct loop *l)
+{
+    static const struct {
+        const char *name;
+        size_t offset;
+    } figures[] = {
+        {",\"requests\":", offsetof(struct counters, requests)},
+        {",\"bytes_in\":", offsetof(struct counters, bytes_in)},
+        {",\"bytes_out\":", offsetof(struct counters, bytes_out)},
+        {",\"handshakes\":", offsetof(struct counters, handshakes)},
+        {",\"handshakes_resumed\":", offsetof(struct counters, handshakes_resumed)},
+        {",\"handshakes_failed\":", offsetof(struct counters, handshakes_failed)},
+        {",\"early_data_accepted\":", offsetof(struct counters, early_data_accepted)},
+    };
+    /* A conn closed between the two sums must not make `open` wrap around. */
+    const uint64_t closed = sum_of(l, offsetof(struct counters, closed));
+    const uint64_t accepted = sum_of(l, offsetof(struct counters, accepted));
+    add_figure(text, "{\"open\":", accepted > closed ? accepted - closed : 0);
+    add_figure(text, ",\"accepted\":", accepted);
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++)
+        add_figure(text, figures[i].name, sum_of(l, figures[i].offset));
+    add_figure(text, ",\"threads\":", l->peer_count);
+    buf_add_text(text, "}\n");
+}
+
+void answer_finish(struct answer *a, const struct conn *c)
 {
     if (a->body == ANSWER_VERDICT) {
         add_figure(&a->text, "{\"bytes\":", a->body_bytes);
         buf_add_text(&a->text,
                      a->body_mismatches ? ",\"matches\":false}\n" : ",\"matches\":true}\n");
+    } else if (a->body == ANSWER_STATS) {
+        add_stats(&a->text, c->loop);
+    } else if (a->body == ANSWER_TLS) {
+        tls_describe(c, &a->text);
     }
-    if (a->body != ANSWER_STATS)
-        return;
-    uint64_t accepted = 0, closed = 0, requests = 0, bytes_in = 0, bytes_out = 0;
-    for (unsigned i = 0; i < l->peer_count; i++) {
-        struct counters *n = &l->peers[i].counters;
-        /* A conn closed between the two reads must not make `open` wrap around. */
-        closed += atomic_load_explicit(&n->closed, memory_order_acquire);
-        accepted += atomic_load_explicit(&n->accepted, memory_order_relaxed);
-        requests += atomic_load_explicit(&n->requests, memory_order_relaxed);
-        bytes_in += atomic_load_explicit(&n->bytes_in, memory_order_relaxed);
-        bytes_out += atomic_load_explicit(&n->bytes_out, memory_order_relaxed);
-    }
-    add_figure(&a->text, "{\"open\":", accepted > closed ? accepted - closed : 0);
-    add_figure(&a->text, ",\"accepted\":", accepted);
-    add_figure(&a->text, ",\"requests\":", requests);
-    add_figure(&a->text, ",\"bytes_in\":", bytes_in);
-    add_figure(&a->text, ",\"bytes_out\":", bytes_out);
-    add_figure(&a->text, ",\"threads\":", l->peer_count);
-    buf_add_text(&a->text, "}\n");
 }
 
 const char *status_reason(int status)

@@ -76,6 +76,9 @@ enum play script_play(struct script *s, struct conn *c, uint64_t *budget)
         case STEP_STALL:
             p = flushed(conn_flush(c));
             return p == PLAY_DONE ? PLAY_STALLED : p;
+        case STEP_NOTIFY:
+            p = flushed(conn_notify(c));
+            break;
         case STEP_CLOSE:
             p = flushed(conn_flush(c));
             return p == PLAY_DONE ? PLAY_CLOSE : p;

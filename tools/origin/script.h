@@ -16,6 +16,7 @@ enum step_kind {
     STEP_BYTES,   /* borrowed until the script ends */
     STEP_WAIT,    /* `len` milliseconds, after everything before has left */
     STEP_STALL,   /* nothing more, until the client leaves */
+    STEP_NOTIFY,  /* the close_notify of TLS, so that the end is no truncation */
     STEP_CLOSE,   /* FIN, then wait a moment for the peer's, so that no RST eats the last bytes */
     STEP_DROP,    /* close(2) at once: FIN, or RST if the peer sent what was not read */
     STEP_RESET,   /* RST, once the peer's kernel has everything before */
