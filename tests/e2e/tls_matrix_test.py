@@ -23,6 +23,7 @@ from tls_certs import REASONS, Harbour
 from tls_servers import NGINX, Nginx, OpenSSLServer, free_ports
 
 MOORING = sys.argv.pop(1)
+HAS_OPTIONS = b"--cacert" in run(MOORING, "get", "--help")[1]
 WANTED = os.environ.get("MOORING_TEST_CASES", "")
 ANSWER = {"nginx": b"aboard\n", "s_server": b"s_server -accept"}
 
@@ -171,19 +172,24 @@ class Matrix:
 
 
 def program_settings(case, root):
-    """Options and variables of the program that say what the case says."""
-    settings = {"MOORING_TLS_CA": str(case.anchors_file)}
+    """What the case says, as options of the program; as variables where it has no such options."""
+    key = case.client_key or (case.client and case.client.key)
+    key = key.path if hasattr(key, "path") else root / str(key)
+    said = [("--cacert", "MOORING_TLS_CA", [case.anchors_file])]
     if case.client:
-        settings["MOORING_TLS_CERT"] = str(case.client.path)
-        key = case.client_key or case.client.key
-        settings["MOORING_TLS_KEY"] = str(key.path if hasattr(key, "path") else root / key)
-    if case.pins:
-        settings["MOORING_TLS_PINS"] = ",".join(case.pins)
-    if case.pin_chain:
-        settings["MOORING_TLS_PIN_CHAIN"] = "true"
-    if case.insecure:
+        said += [("--cert", "MOORING_TLS_CERT", [case.client.path]),
+                 ("--key", "MOORING_TLS_KEY", [key])]
+    said += [("--pin", "MOORING_TLS_PINS", case.pins)]
+    settings = {"MOORING_TLS_PIN_CHAIN": "true"} if case.pin_chain else {}
+    options = ["--insecure"] if case.insecure and HAS_OPTIONS else []
+    if case.insecure and not HAS_OPTIONS:
         settings["MOORING_TLS_INSECURE"] = "true"
-    return [], settings
+    for option, variable, values in said:
+        if HAS_OPTIONS:
+            options += [word for value in values for word in (option, str(value))]
+        elif values:
+            settings[variable] = ",".join(map(str, values))
+    return options, settings
 
 
 class TlsMatrix(unittest.TestCase):

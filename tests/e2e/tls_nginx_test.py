@@ -281,7 +281,7 @@ class Bytes(Served):
                     if says_goodbye:
                         self.assertEqual(self.get(self.url(server.port, "/")), b"half of it")
                     else:
-                        self.refused("closed|ended|cut|truncated|broke", self.url(server.port, "/"))
+                        self.refused("ended without", self.url(server.port, "/"))
 
     def test_byte_by_byte(self):
         """Records arrive in any pieces, those of the handshake included."""
@@ -398,7 +398,7 @@ class Handshakes(Served):
     def test_a_name_of_our_own_is_sent_and_verified(self):
         seen = self.tls("both", "127.0.0.1", MOORING_TLS_SERVER_NAME=HOST)
         self.assertEqual(seen["name"], HOST)
-        self.refused("name|host", self.url("both", "/small"), MOORING_TLS_SERVER_NAME=OTHER)
+        self.refused("not for this host", self.url("both", "/small"), MOORING_TLS_SERVER_NAME=OTHER)
 
     def test_a_server_that_also_speaks_http2_gets_http1(self):
         self.assertEqual(self.tls("h2")["http"], "HTTP/1.1\n")
@@ -415,23 +415,23 @@ class Handshakes(Served):
         self.assertEqual(self.tls("p384v12")["group"], "secp384r1")
 
     def test_versions_and_ciphers_we_do_not_speak(self):
-        for server, what in (("old", "version|protocol|alert"), ("cbc", "cipher|handshake|alert"),
-                             ("no_secrecy", "cipher|handshake|alert")):
+        for server, what in (("old", "protocol_version"), ("cbc", "handshake_failure"),
+                             ("no_secrecy", "handshake_failure")):
             with self.subTest(server):
                 self.assertLess(self.refused(what, self.url(server, "/small")), WAIT_S / 2)
 
     def test_version_min(self):
         newer = {"MOORING_TLS_VERSION_MIN": "1.3"}
         self.assertEqual(self.tls("v13", **newer)["protocol"], "TLSv1.3")
-        self.refused("version|protocol", self.url("v12", "/small"), **newer)
-        self.refused("1.2 or 1.3|tls_version_min|TLS_VERSION_MIN", self.url("v13", "/small"),
+        self.refused("protocol_version", self.url("v12", "/small"), **newer)
+        self.refused("expected 1.2 or 1.3", self.url("v13", "/small"),
                      MOORING_TLS_VERSION_MIN="1.1")
 
     def test_roots_of_the_system_do_not_include_ours(self):
         code, _, err = run(MOORING, "get", self.url("both", "/small"),
                            MOORING_HOSTS_FILE=str(self.root / "hosts"))
         self.assertNotEqual(code, 0)
-        self.assertRegex(err, "(?m)^mooring get: .*certificate")
+        self.assertRegex(err, "(?m)^mooring get: .*no trusted authority")
 
     def test_a_directory_of_roots(self):
         directory = self.root / "roots"
@@ -440,21 +440,20 @@ class Handshakes(Served):
         self.get(self.url("both", "/small"), MOORING_TLS_CA=str(directory))
 
     def test_plain_http_where_tls_is_expected(self):
-        what = "not TLS|no TLS|TLS|record|version"
-        took = self.refused(what, self.url("plain", "/small"))
+        took = self.refused("not TLS|no TLS|not speak TLS|plain", self.url("plain", "/small"))
         self.assertLess(took, WAIT_S / 2)
 
     def test_tls_where_plain_http_is_expected(self):
         self.refused("400", self.url("both", "/small", scheme="http"))
         with OpenSSLServer(self.root / "www.pem", self.root / "www.key", "-no-CAfile") as server:
-            self.refused("protocol|HTTP|reset|closed",
+            self.refused("before any byte of a reply|reset",
                          self.url(server.port, "/small", scheme="http"))
 
     def test_a_server_that_accepts_and_stays_silent(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-            took = self.refused("TLS|handshake|secure the connection", self.url(port, "/"),
-                                MOORING_CONNECT_TIMEOUT_MS="400", MOORING_ACQUIRE_TIMEOUT_MS="8000")
+            took = self.refused("handshake|secure the connection", self.url(port, "/"),
+                                MOORING_CONNECT_TIMEOUT_MS="400")
         self.assertGreater(took, 0.35)
         self.assertLess(took, 4)
 
@@ -475,7 +474,7 @@ class Handshakes(Served):
             thread = threading.Thread(target=hang_up)
             thread.start()
             try:
-                took = self.refused("TLS|handshake", self.url(listener.getsockname()[1], "/"))
+                took = self.refused("handshake|secure the connection", self.url(listener.getsockname()[1], "/"))
             finally:
                 over.set()
                 thread.join()
@@ -563,7 +562,7 @@ class Resumption(Served):
                                      **self.settings({"MOORING_USES_MAX": "1"}))
                 self.assertNotEqual(code, 0)
                 self.assertEqual(out, b"0123456789" * 2)
-                self.assertEqual(len(re.findall(r"(?m)^mooring get: .*(?:name|host)", err)), 2, err)
+                self.assertEqual(len(re.findall(r"(?m)^mooring get: .*not for this host", err)), 2, err)
                 wrong = [h.brings_session for h in relay.hellos if h.name == WRONG]
                 self.assertEqual(set(wrong), {False})
                 self.assertEqual([h.brings_session for h in relay.hellos if h.name == HOST],
@@ -642,7 +641,7 @@ class Haproxy(Served):
 
     def test_client_certificate(self):
         self.assertEqual(self.get(self.url(self.there["crew"], "/"), **self.mate()), b"mate")
-        self.refused("TLS|certificate|handshake", self.url(self.there["crew"], "/"))
+        self.refused("certificate_required", self.url(self.there["crew"], "/"))
 
 
 if __name__ == "__main__":

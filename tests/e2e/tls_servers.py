@@ -153,8 +153,14 @@ class Relay:
             for s in (client, server):
                 s.settimeout(WAIT_S)
                 s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self.upwards, args=(client, server), daemon=True).start()
-            threading.Thread(target=self.downwards, args=(server, client), daemon=True).start()
+            threading.Thread(target=self.relay, args=(client, server), daemon=True).start()
+
+    def relay(self, client, server):
+        with client, server:
+            back = threading.Thread(target=self.downwards, args=(server, client), daemon=True)
+            back.start()
+            self.upwards(client, server)
+            back.join()
 
     def upwards(self, client, server):
         first = b""
@@ -178,7 +184,6 @@ class Relay:
                     client.sendall(data[at:at + self.piece])
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_WR)
-        server.close()
 
     def __enter__(self):
         return self
