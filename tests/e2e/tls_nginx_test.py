@@ -437,7 +437,8 @@ class Handshakes(Served):
         directory = self.root / "roots"
         directory.mkdir(exist_ok=True)
         shutil.copy(self.root / "anchor.pem", directory / "one.pem")
-        self.get(self.url("both", "/small"), MOORING_TLS_CA=str(directory))
+        self.assertEqual(self.get(self.url("both", "/small"), MOORING_TLS_CA=str(directory)),
+                         b"0123456789")
 
     def test_plain_http_where_tls_is_expected(self):
         took = self.refused("not TLS|no TLS|not speak TLS|plain", self.url("plain", "/small"))
