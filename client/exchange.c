@@ -282,6 +282,15 @@ static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, boo
            mr_h1_reply_is_untouched(x->reply);
 }
 
+static void replay(struct mr_exchange *x)
+{
+    x->is_replaying = true;
+    x->replays++;
+    MR_STAT_ADD(x->berth->local, replays, 1);
+    if (!x->outs)
+        mr_loop_defer(loop_of(x), &x->end); /* else when the old conn has let go of our bytes */
+}
+
 void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone)
 {
     const bool had_sent = has_conn_sent(x);
@@ -300,15 +309,23 @@ void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_
         end_draining(x, false);
         return;
     }
-    if (!may_replay(x, fault, had_sent)) {
+    if (may_replay(x, fault, had_sent))
+        replay(x);
+    else
         mr_exchange_finish(x);
-        return;
-    }
-    x->is_replaying = true;
-    x->replays++;
-    MR_STAT_ADD(x->berth->local, replays, 1);
-    if (!x->outs)
-        mr_loop_defer(loop_of(x), &x->end); /* else when the old conn has let go of our bytes */
+}
+
+bool mr_exchange_too_early(struct mr_exchange *x)
+{
+    const moor_pool_options *o = &x->berth->local->pool->options;
+    if (!x->claim.is_replayable || !o->tls_early_data || x->is_body_begun || x->is_draining ||
+        x->replays >= o->replays_max)
+        return false;
+    x->claim.is_replayable = false;
+    mr_loop_untimer(loop_of(x), &x->stage);
+    let_go_of_conn(x, false);
+    replay(x);
+    return true;
 }
 
 static void try_again(struct mr_exchange *x)
@@ -316,6 +333,7 @@ static void try_again(struct mr_exchange *x)
     x->is_replaying = false;
     x->fault = (moor_fault){0}; /* of the attempt before: it did not end the request */
     x->claim.wants_fresh = true;
+    x->first_byte_ns = 0;
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
     if (e)
         end_with(x, e, "send the request again");

@@ -118,6 +118,10 @@ void mr_exchange_complete(struct mr_exchange *x, bool is_conn_reusable);
  * is_conn_gone: the conn is closing by itself. */
 void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone);
 
+/* From the protocol: "425 Too Early". True: it goes again, after a handshake this time (RFC 8470 5.2), and the
+ * response is nobody's. */
+bool mr_exchange_too_early(struct mr_exchange *x);
+
 /* h1_conn.c: granted a conn; the window reopened. */
 void mr_h1_exchange_begin(struct mr_exchange *x);
 void mr_h1_window_reopened(struct mr_window *w);

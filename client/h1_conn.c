@@ -115,6 +115,8 @@ static size_t h1_input(struct mr_conn *c, const struct mr_in *in)
             mr_exchange_sent(x); /* the response itself is still due */
             break;
         case MR_H1_HEAD:
+            if (x->reply->head.status == 425 && mr_exchange_too_early(x))
+                return in->len;
             head_came(x);
             break;
         case MR_H1_BODY:

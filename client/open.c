@@ -134,9 +134,12 @@ static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_p
     const bool is_http = spec->protocol == &mr_h1_protocol;
     struct mr_tls_pool *tls = NULL;
     if (!u || mr_url_scheme_is_tls(u->scheme)) {
-        MR_TRY(mr_tls_pool_open(r, spec->name, is_http ? "http/1.1" : "", &spec->options, &tls));
+        const moor_err e =
+            mr_tls_pool_open(r, spec->name, is_http ? "http/1.1" : "", &spec->options, &tls);
+        if (e && (u || e != MOOR_ENOSYS)) /* an open pool may be for http alone */
+            return e;
         spec->security = tls;
-        spec->secure = mr_tls_secure;
+        spec->secure = tls ? mr_tls_secure : NULL;
     }
     mr_tls_options_clear(&spec->options);
     if (!is_http)

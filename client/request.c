@@ -57,6 +57,8 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS)
         return refuse(p, MOOR_ENOSYS, "this build speaks http and https only", masked);
     const bool is_secure = mr_url_scheme_is_tls(u.scheme);
+    if (is_secure && !http->upstream && !p->security)
+        return refuse(p, MOOR_ENOSYS, "no TLS: the log said why when the pool was opened", masked);
     if (u.has_userinfo)
         t->userinfo_len = mr_origin_basic(u.user, u.password, t->userinfo, sizeof t->userinfo);
     t->path = u.target;

@@ -63,5 +63,6 @@ if(NOT MOORING_SANITIZE AND NOT MOORING_COVERAGE)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_link_libraries(mooring_static INTERFACE $<BUILD_INTERFACE:PkgConfig::LIBURING>
-                        $<BUILD_INTERFACE:PkgConfig::CARES> Threads::Threads)
+                        $<BUILD_INTERFACE:PkgConfig::CARES> Threads::Threads
+                        m ${MOORING_PC_WOLFSSL})
 endif()

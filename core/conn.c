@@ -232,8 +232,11 @@ void mr_conn_close(struct mr_conn *c, const char *why)
     }
     const enum mr_conn_state was = mr_conn_state(c);
     c->close_why = why;
-    if (c->top)
+    if (c->top) {
         mr_conn_out_goodbye(c);
+        if (mr_conn_state(c) >= MR_CONN_CLOSING)
+            return; /* the goodbye failed, and closed it */
+    }
     c->has_ended = true;
     mr_conn_move_to(c, MR_CONN_CLOSING);
     mr_io_close(loop_of(c)->io, &c->sock);

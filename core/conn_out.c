@@ -223,11 +223,13 @@ void mr_conn_out_goodbye(struct mr_conn *c)
     for (const struct mr_filter *f = c->top; f; f = f->below)
         if (f->todo.first) /* of a claim that has been told, or will be, that it was not sent */
             return;
-    for (struct mr_filter *f = c->top; f; f = f->below) {
+    /* As in finish_if_due: what one says is sent before the next says anything. There is one send left. */
+    for (struct mr_filter *f = c->top; f && !c->out; f = f->below)
         shut(f);
-        push_down(c);
-    }
-    if (c->out && c->out->wire.first && mr_conn_state(c) < MR_CONN_CLOSING)
+    if (!c->out || mr_conn_state(c) >= MR_CONN_CLOSING)
+        return;
+    push_down(c);
+    if (c->out->wire.first && mr_conn_state(c) < MR_CONN_CLOSING)
         send_wire(c);
 }
 

@@ -161,6 +161,13 @@ void mr_shard_free(struct moor_shard *s)
 #define REST_NS         MR_NS_PER_SEC
 #define REST_EVENTS_MAX 16
 
+/* What filters leave behind is in the heap that all shards share. */
+static void trim(struct moor_shard *s)
+{
+    mr_heap_trim(&s->mine.heap);
+    mr_heap_trim(&s->runtime->heap);
+}
+
 static void fire_rest(struct mr_timer *t, int64_t now_ns)
 {
     struct moor_shard *s = MR_CONTAINER_OF(t, struct moor_shard, mine.rest);
@@ -168,7 +175,7 @@ static void fire_rest(struct mr_timer *t, int64_t now_ns)
     if (events - s->mine.rest_events > REST_EVENTS_MAX)
         mr_loop_timer(&s->mine.loop, t, now_ns + REST_NS);
     else
-        mr_heap_trim(&s->mine.heap);
+        trim(s);
     s->mine.rest_events = events;
 }
 

@@ -156,13 +156,14 @@ static void settle_early(struct mr_tls_conn *t)
 
 /* ---- what came of it ---- */
 
-static void tell(struct mr_tls_conn *t)
+static void tell(struct mr_tls_conn *t, moor_event_type type)
 {
     struct mr_tls_hello *h = t->hello;
-    const moor_pool_options *o = &t->upstream->pool->options;
     char subject[256], issuer[256];
     struct mr_cert leaf;
     moor_tls_info info;
+    if (!t->upstream->pool->options.on_event)
+        return;
     mr_tls_session_info(t, &info);
     info.handshake = now_of(h) - h->begun_ns;
     if (h->leaf.base && !mr_cert_parse((moor_span){h->leaf.base, h->leaf.len}, &leaf, NULL)) {
@@ -170,19 +171,29 @@ static void tell(struct mr_tls_conn *t)
         info.subject = mr_cert_subject_text(&leaf, subject, sizeof subject);
         info.issuer = mr_cert_issuer_text(&leaf, issuer, sizeof issuer);
     }
-    mr_pool_event_tls(t->upstream, MOOR_EVENT_TLS_READY, &info);
-    const int64_t now = mr_clock_wall(t->runtime->clock);
-    const int64_t warn_from = t->cert_expires_s - (int64_t)o->tls_expiry_warn_days * DAY_S;
+    mr_pool_event_tls(t->upstream, type, &info);
+}
+
+/* Once a day and endpoint, by whoever comes first. */
+static bool is_expiry_due(struct mr_tls_conn *t, int64_t now_s)
+{
+    const int64_t days = t->upstream->pool->options.tls_expiry_warn_days;
     int64_t told = atomic_load(&t->upstream->expiry_told_s);
-    if (!o->tls_expiry_warn_days || !t->cert_expires_s || now < warn_from ||
-        (told && now < told + DAY_S) ||
-        !atomic_compare_exchange_strong(&t->upstream->expiry_told_s, &told, now))
+    return days && t->cert_expires_s && now_s >= t->cert_expires_s - days * DAY_S &&
+           (!told || now_s >= told + DAY_S) &&
+           atomic_compare_exchange_strong(&t->upstream->expiry_told_s, &told, now_s);
+}
+
+static void warn_of_expiry(struct mr_tls_conn *t)
+{
+    const int64_t now_s = mr_clock_wall(t->runtime->clock);
+    if (!is_expiry_due(t, now_s))
         return;
     mr_log(&t->runtime->log, MOOR_LOG_WARN, "tls.expiring",
-           "pool %s: the certificate of %s:%u ends in %lld h", t->upstream->pool->name,
+           "pool %s: the certificate of %s:%u ends in %lld hours", t->upstream->pool->name,
            mr_upstream_text(t->upstream), t->upstream->port,
-           (long long)((t->cert_expires_s - now) / 3600));
-    mr_pool_event_tls(t->upstream, MOOR_EVENT_CERT_EXPIRING, &info);
+           (long long)((t->cert_expires_s - now_s) / 3600));
+    tell(t, MOOR_EVENT_CERT_EXPIRING);
 }
 
 void mr_tls_hello_done(struct mr_tls_conn *t)
@@ -195,7 +206,8 @@ void mr_tls_hello_done(struct mr_tls_conn *t)
     mr_histogram_record(&local->histograms[MOOR_HISTOGRAM_HANDSHAKE], now_of(h) - h->begun_ns);
     if (h->is_early)
         settle_early(t);
-    tell(t);
+    tell(t, MOOR_EVENT_TLS_READY);
+    warn_of_expiry(t);
     mr_tls_hello_end(t);
 }
 

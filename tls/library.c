@@ -20,12 +20,14 @@ struct moor_runtime *mr_tls_enter(struct moor_runtime *r)
 
 void mr_tls_leave(struct moor_runtime *before)
 {
-#if defined(MR_WOLFSSL_FP_ECC)
-    /* Such builds keep a table of 800 KB for each key they have seen twice, and each thread. */
-    if (!before)
-        wc_ecc_fp_free();
-#endif
     here = before;
+}
+
+void mr_tls_library_rest(void)
+{
+#if defined(MR_WOLFSSL_FP_ECC)
+    wc_ecc_fp_free();
+#endif
 }
 
 static time_t wall(time_t *out)

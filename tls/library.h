@@ -19,6 +19,10 @@ struct moor_runtime *mr_tls_enter(struct moor_runtime *r);
 /* What enter returned. */
 void mr_tls_leave(struct moor_runtime *before);
 
+/* After each step of a handshake: some builds keep a table of 800 KB, on each thread, for every key they have
+ * seen twice. */
+void mr_tls_library_rest(void);
+
 /* Several spans as one message. */
 void mr_tls_hash(const moor_span *parts, size_t count, uint8_t out[MR_TLS_HASH_SIZE]);
 /* False: not base64. *out_len: room before, used after. */

@@ -129,8 +129,9 @@ static moor_err read_system_roots(struct mr_heap *h, struct mr_tls_material *m, 
         m->roots_from = bundles[i];
         return add_file(h, bundles[i], &m->roots, fault);
     }
-    return FAIL(fault, "this system has no bundle of roots (Debian: install ca-certificates); "
-                       "set tls_ca");
+    (void)FAIL(fault, "this system has no bundle of trusted roots (Debian: install "
+                      "ca-certificates); or set tls_ca");
+    return MOOR_ENOSYS;
 }
 
 static bool is_directory(const char *path)

@@ -32,7 +32,8 @@ struct mr_tls_material {
 
 #define MR_TLS_FAULT_MAX 256
 
-/* On EINVAL (what and where is in `fault`) and ENOMEM nothing is kept. */
+/* On EINVAL, ENOSYS (the system's roots are wanted and there are none) and ENOMEM nothing is kept; `fault` says
+ * what and where, or is empty. */
 MOOR_NODISCARD moor_err mr_tls_material_read(struct mr_heap *heap, const moor_pool_options *o,
                                              struct mr_tls_material *out,
                                              char fault[MR_TLS_FAULT_MAX]);

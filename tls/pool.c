@@ -73,7 +73,7 @@ static moor_err make_context(struct mr_tls_state *s, const char *name, const moo
         e = mr_tls_context_get(s, &m, out, fault);
         mr_tls_material_drop(&m);
     }
-    if (e == MOOR_EINVAL)
+    if (e && fault[0])
         mr_log(&r->log, MOOR_LOG_ERROR, "tls.config", "pool %s: %s", name, fault);
     else if (!e && o->tls_insecure)
         mr_log(&r->log, MOOR_LOG_WARN, "tls.insecure",
@@ -204,6 +204,8 @@ moor_err moor_pool_tls_reload(moor_pool *p, const moor_pool_options *from)
 {
     MR_FAIL_IF(!p || (from && from->size < sizeof from->size), MOOR_EINVAL);
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+    const struct moor_shard *s = moor_shard_self();
+    MR_FAIL_IF(s && s->mine.is_turning, MOOR_EWRONGTHREAD); /* it reads files */
     struct mr_tls_pool *t = p->security;
     const char *why = !t ? "the pool has no TLS"
                       : !from && t->is_of_memory

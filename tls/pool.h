@@ -19,7 +19,7 @@ struct mr_tls_pool {
     _Atomic(bool) is_reloading;     /* `sources` and the above are that call's */
 };
 
-/* EINVAL is logged with what and where. On success *o has no texts and memory of TLS any more. */
+/* EINVAL and ENOSYS are logged with what and where. On success *o has no texts and memory of TLS any more. */
 MOOR_NODISCARD moor_err mr_tls_pool_open(struct moor_runtime *r, const char *name, const char *alpn,
                                          moor_pool_options *o, struct mr_tls_pool **out);
 /* NULL is fine. */

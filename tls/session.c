@@ -135,6 +135,9 @@ static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
 /* ---- tickets ---- */
 
 #if defined(MR_WOLFSSL_EARLY_DATA)
+/* What a ticket that says nothing of early data is taken to say after note_outcome. */
+#define NO_LIMIT UINT32_MAX
+
 /* The library has no call that tells, so the answer is read from what it serialises: field by field, and
  * believed only if they fill it exactly. */
 static uint32_t early_max_of(const uint8_t *at, size_t len)
@@ -159,7 +162,7 @@ static uint32_t early_max_of(const uint8_t *at, size_t len)
         (uint32_t)at[-6] << 24 | (uint32_t)at[-5] << 16 | (uint32_t)at[-4] << 8 | at[-3];
     SKIP(ticket);
 #undef SKIP
-    return at == end ? max : 0;
+    return at == end && max != NO_LIMIT ? max : 0;
 }
 #endif
 
@@ -308,6 +311,11 @@ static void note_outcome(struct mr_tls_conn *t)
 {
     t->is_connected = true;
     t->is_resumed = wolfSSL_session_reused(t->wolf);
+#if defined(MR_WOLFSSL_EARLY_DATA)
+    /* 5.5.4 counts the server's answer against the limit of our early data. */
+    if (t->hello->may_send_early)
+        (void)wolfSSL_set_max_early_data(t->wolf, NO_LIMIT);
+#endif
     if (t->is_resumed && t->hello->ticket)
         t->cert_expires_s = t->hello->ticket->cert_expires_s;
 #if defined(MR_WOLFSSL_STAPLING)
@@ -337,6 +345,7 @@ enum mr_step mr_tls_session_handshake(struct mr_tls_conn *t)
         if (step == MR_STEP_FAILED)
             fail(t, code);
     }
+    mr_tls_library_rest();
     mr_tls_leave(before);
     return step;
 }

@@ -41,7 +41,8 @@ typedef struct moor_http_request {
                                    expect_continue_timeout_ms                               */
     bool idempotent;            /* may be replayed though its method does not say so        */
     bool replayable;            /* harmless if an attacker repeats it: may be sent as TLS early
-                                   data where the pool's tls_early_data allows (RFC 8470)   */
+                                   data where the pool's tls_early_data allows; sent again by
+                                   itself if the server says 425 (RFC 8470)                 */
     moor_ms timeout_ms;         /* the whole request; MOOR_FOREVER by default               */
     moor_ms connect_timeout_ms; /* waiting for a connection; the pool's acquire timeout by
                                    default (MOOR_TIMEOUT_OF_POOL)                           */
