@@ -201,6 +201,13 @@ class Served(unittest.TestCase):
         self.assertEqual(code, 0, err)
         return json.loads(out)
 
+    def check_few(self, seen, requests, conns):
+        """All went well on so many connections."""
+        self.assertEqual((seen["requests"], seen["errors"]), (requests, 0))
+        self.assertLessEqual(seen["conns_open"], conns)
+        # A conn that is about to change shards when a ticket arrives is closed instead.
+        self.assertLessEqual(seen["conns_opened"], conns * 1.5)
+
     def mate(self):
         return {"MOORING_TLS_CERT": str(self.root / "mate.pem"),
                 "MOORING_TLS_KEY": str(self.root / "mate.key")}
@@ -349,8 +356,7 @@ class Conns(Served):
         for server in ("v12", "v13"):
             with self.subTest(server):
                 seen = self.load(self.url(server, "/small"), "-c", "32", "-n", "5000")
-                self.assertEqual((seen["requests"], seen["errors"]), (5000, 0))
-                self.assertLessEqual(seen["conns_opened"], 32)
+                self.check_few(seen, 5000, 32)
 
     def test_a_server_that_ends_connections_costs_no_request(self):
         for target in ("/few/empty", "/one/empty"):
@@ -636,9 +642,8 @@ class Haproxy(Served):
                 self.assertEqual(re.findall(r" (\d) ", out), ["0", "1", "1", "1"])
 
     def test_under_load(self):
-        seen = self.load(self.url(self.there["both"], "/"), "-c", "16", "-n", "3000")
-        self.assertEqual((seen["requests"], seen["errors"]), (3000, 0))
-        self.assertLessEqual(seen["conns_opened"], 16)
+        self.check_few(self.load(self.url(self.there["both"], "/"), "-c", "16", "-n", "3000"),
+                       3000, 16)
 
     def test_client_certificate(self):
         self.assertEqual(self.get(self.url(self.there["crew"], "/"), **self.mate()), b"mate")

@@ -109,7 +109,7 @@ class Loading(WithDirectory):
 class StaticConsumer(WithDirectory):
     def test_malloc_stays_that_of_libc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-luring", "-lcares",
-                               "-pthread")
+                               "-lm", "-pthread")
         output(program, "libc.so")
         defined = symbols("-g", "--defined-only", program)
         self.assertEqual(defined & {"malloc", "free", "realloc", "calloc"}, set())
@@ -118,7 +118,7 @@ class StaticConsumer(WithDirectory):
         clash = self.directory / "clash.c"
         clash.write_text("int mr_panic, mrj_mallocx, mr_heap_init;\n")
         program = self.compile(clash, f"-I{include()}", BUILD / "libmooring.a", "-luring",
-                               "-lcares", "-pthread")
+                               "-lcares", "-lm", "-pthread")
         output(program, "libc.so")
 
 
@@ -174,7 +174,7 @@ class BesideJemalloc(WithDirectory):
 
     def test_shared_jemalloc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-ljemalloc", "-luring",
-                               "-lcares", "-pthread")
+                               "-lcares", "-lm", "-pthread")
         output(program, "libjemalloc.so")
 
     def test_static_jemalloc(self):
