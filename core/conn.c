@@ -173,10 +173,16 @@ void mr_conn_drain(struct mr_conn *c, const char *why)
 
 bool mr_conn_is_clean(const struct mr_conn *c)
 {
+    return !c->rest && !(c->top ? c->top->todo.first : NULL) && !(c->out && !c->top) &&
+           !c->has_ended && !c->is_finishing && !c->is_paused;
+}
+
+bool mr_conn_may_move(const struct mr_conn *c)
+{
     for (const struct mr_filter *f = c->bottom; f; f = f->above)
         if (f->is_busy)
             return false;
-    return !c->rest && !c->out && !c->has_ended && !c->is_finishing && !c->is_paused;
+    return mr_conn_is_clean(c) && !c->out;
 }
 
 /* ---- sending: conn_out.c ---- */
@@ -203,7 +209,7 @@ static void on_connected(struct mr_sock *s, int err)
 void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
 {
     const enum mr_conn_state s = mr_conn_state(c);
-    if (s >= MR_CONN_CLOSING)
+    if (s >= MR_CONN_CLOSING || c->close_why) /* or about to be, if its last words fail */
         return;
     if (s < MR_CONN_SECURING) { /* no transport of its own yet that could have ended */
         mr_conn_close(c, fault->what);
@@ -232,11 +238,8 @@ void mr_conn_close(struct mr_conn *c, const char *why)
     }
     const enum mr_conn_state was = mr_conn_state(c);
     c->close_why = why;
-    if (c->top) {
+    if (c->top)
         mr_conn_out_goodbye(c);
-        if (mr_conn_state(c) >= MR_CONN_CLOSING)
-            return; /* the goodbye failed, and closed it */
-    }
     c->has_ended = true;
     mr_conn_move_to(c, MR_CONN_CLOSING);
     mr_io_close(loop_of(c)->io, &c->sock);

@@ -71,7 +71,7 @@ struct mr_conn {
     bool has_ended;                 /* FIN or error seen */
     bool is_fin_pending;            /* FIN seen, rest not yet consumed */
     bool is_finishing, is_finished; /* our FIN is to follow what is queued, has followed */
-    const char *close_why;          /* static text */
+    const char *close_why;          /* static text; set: it is about to close, or does */
 };
 
 extern const struct mr_machine mr_conn_machine;
@@ -120,8 +120,10 @@ void mr_conn_finish(struct mr_conn *c);
 
 /* The protocol can take more: rest is offered again, later in this turn. */
 void mr_conn_resume(struct mr_conn *c);
-/* True when nothing is unread, unsent or ended: a claim may begin. */
+/* True when nothing is unread, unsent or ended: a claim may begin. What filters say on their own is no claim's. */
 bool mr_conn_is_clean(const struct mr_conn *c);
+/* Clean, and nothing at all is on its way out: another shard may have it. */
+bool mr_conn_may_move(const struct mr_conn *c);
 
 /* Closes; idempotent. `why` is static text for log and stats. Pieces queued hear sent(o, err) later, when the
  * kernel no longer looks at them. */

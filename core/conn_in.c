@@ -236,6 +236,8 @@ static void tell_end(struct mr_conn *c)
             c->protocol->ended(c, &fault);
         break;
     case MR_CONN_SECURING:
+        fault.what = "the peer closed the connection in the TLS handshake";
+        /* fall through */
     case MR_CONN_PREPARING:
         fault.err = MOOR_ERESET;
         mr_conn_fail(c, &fault);
@@ -251,7 +253,7 @@ void mr_conn_in_ended(struct mr_sock *s, int err)
 {
     struct mr_conn *c = conn_of(s);
     if (err == ECANCELED && mr_conn_state(c) == MR_CONN_MOVING) {
-        if (mr_conn_is_clean(c))
+        if (mr_conn_may_move(c))
             mr_berth_unhook(c);
         else /* a filter has answered, or ended, meanwhile */
             mr_conn_close(c, "not idle any more while it was to move");
@@ -266,7 +268,11 @@ void mr_conn_in_ended(struct mr_sock *s, int err)
     }
     c->has_ended = true;
     if (err) {
-        mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = err, .what = "receive"});
+        const bool is_securing = mr_conn_state(c) == MR_CONN_SECURING;
+        mr_conn_fail(
+            c, &(moor_fault){.err = MOOR_ERESET,
+                             .os_errno = err,
+                             .what = is_securing ? "receive, in the TLS handshake" : "receive"});
     } else if (c->rest || c->is_paused) {
         c->is_fin_pending = true;
     } else {

@@ -241,6 +241,7 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
     MR_STAT_ADD(c->berth->local, bytes_out, taken);
     if (err) {
         q->sending = 0;
+        q->is_telling = true; /* what could not be sent must not go with the goodbye */
         mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = err, .what = "send"});
         return;
     }

@@ -120,21 +120,27 @@ static void begin_leaving(struct mr_move *m, struct mr_conn *c)
         mr_berth_unhook(c);
 }
 
+/* One on which a filter has something to say stays: it will be said in a moment. */
+static struct mr_conn *oldest_that_may_move(struct mr_berth *b)
+{
+    struct mr_list *l = mr_list_last(&b->idle);
+    struct mr_conn *c = l ? MR_CONTAINER_OF(l, struct mr_conn, link) : NULL;
+    return c && mr_conn_may_move(c) ? c : NULL;
+}
+
 static void asked(struct mr_message *message)
 {
     struct mr_move *m = move_of(message);
     struct mr_berth *b = m->from;
     const uint32_t keep = m->is_needed ? 0 : b->upstream->pool->options.steal_keep;
     struct mr_conn *c =
-        b->idle_count > keep && mr_list_is_empty(&b->waiters) ? mr_berth_take_idle(b, true) : NULL;
-    if (c && !mr_conn_is_clean(c)) { /* a filter has something to say or was told the end */
-        mr_conn_close(c, "not clean when it was to move");
-        c = NULL;
-    }
+        b->idle_count > keep && mr_list_is_empty(&b->waiters) ? oldest_that_may_move(b) : NULL;
     if (!c) {
         reply(m);
         return;
     }
+    struct mr_conn *taken = mr_berth_take_idle(b, true);
+    MR_ASSERT(taken == c);
     begin_leaving(m, c);
 }
 
@@ -231,7 +237,7 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
 {
     const uint32_t count =
         atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed);
-    if (count == 1 || c->protocol->is_multiplexed || !mr_conn_is_clean(c))
+    if (count == 1 || c->protocol->is_multiplexed || !mr_conn_may_move(c))
         return false;
     struct mr_list *first = mr_list_first(&b->waiters);
     if (!mr_list_is_empty(&b->fresh) && c->uses == 0)

@@ -129,7 +129,11 @@ static moor_err make(struct mr_tls_state *s, const struct mr_tls_material *m,
     atomic_store_explicit(&c->refs, 1, memory_order_relaxed);
     struct moor_runtime *before = mr_tls_enter(s->runtime);
     c->wolf = wolfSSL_CTX_new(wolfSSLv23_client_method());
-    const moor_err e = c->wolf ? fill(c, m, fault) : MOOR_ENOMEM;
+    moor_err e = c->wolf ? fill(c, m, fault) : MOOR_ENOMEM;
+    if (mr_tls_is_short()) { /* also if it went on: without one of the roots */
+        e = MOOR_ENOMEM;
+        fault[0] = '\0';
+    }
     mr_tls_leave(before);
     if (e)
         destroy(c);

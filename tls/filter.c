@@ -7,10 +7,9 @@
 #include "core/shard.h"
 #include "tls/hello.h"
 
+#include <errno.h>
 #include <string.h>
 
-/* Encrypted and not yet sent: beyond this the rest waits as it is. */
-#define UNSENT_MAX (4 * MR_TLS_PLAIN_MAX)
 /* Pieces up to this are gathered into one record by a copy; larger ones are records of their own. */
 #define GATHER_MAX 4096
 
@@ -46,20 +45,22 @@ static enum mr_step shake_hands(struct mr_tls_conn *t)
 {
     const enum mr_step step = mr_tls_session_handshake(t);
     emit(t);
-    if (step == MR_STEP_DONE)
-        mr_tls_hello_done(t);
-    else if (step == MR_STEP_FAILED)
+    if (step == MR_STEP_FAILED)
         mr_tls_hello_failed(t);
-    return step;
+    if (step != MR_STEP_DONE)
+        return step;
+    mr_tls_hello_done(t);
+    emit(t);
+    return t->is_broken ? MR_STEP_FAILED : MR_STEP_DONE;
 }
 
 static enum mr_step tls_open(struct mr_filter *f)
 {
     struct mr_tls_conn *t = tls_of(f);
-    if (t->is_connected)
-        return MR_STEP_DONE;
     if (t->is_broken)
         return MR_STEP_FAILED;
+    if (t->is_connected)
+        return MR_STEP_DONE;
     if (t->wolf)
         return MR_STEP_AGAIN; /* `pulled` takes the steps */
     if (!mr_tls_hello_has_turn(t))
@@ -73,6 +74,7 @@ static enum mr_step tls_open(struct mr_filter *f)
         mr_tls_hello_failed(t);
         return MR_STEP_FAILED;
     }
+    mr_conn_resume(f->conn); /* what came before its turn */
     if (t->hello->may_send_early && mr_tls_hello_begin_early(t))
         return MR_STEP_DONE;
     return shake_hands(t);
@@ -97,20 +99,18 @@ static size_t tls_push(struct mr_filter *f, const struct iovec *iov, unsigned co
     uint8_t together[GATHER_MAX];
     const void *bytes = iov[0].iov_base;
     size_t len = iov[0].iov_len < MR_TLS_PLAIN_MAX ? iov[0].iov_len : MR_TLS_PLAIN_MAX;
-    if (t->unsent >= UNSENT_MAX || t->is_broken)
+    if (t->unsent >= MR_TLS_UNSENT_MAX || t->is_broken)
         return 0;
     if (count > 1 && len < GATHER_MAX) {
         len = gather(iov, count, together, sizeof together);
         bytes = together;
     }
-    if (!t->is_connected)
-        return mr_tls_hello_push_early(t, bytes, len) ? (emit(t), len) : 0;
-    if (!mr_tls_session_write(t, bytes, len)) {
-        break_off(t);
-        return 0;
-    }
+    const bool is_taken = t->is_connected ? mr_tls_session_write(t, bytes, len)
+                                          : mr_tls_hello_push_early(t, bytes, len);
     emit(t);
-    return len;
+    if (!is_taken && (t->is_connected || t->is_broken))
+        break_off(t);
+    return is_taken ? len : 0;
 }
 
 static void tls_shut(struct mr_filter *f)
@@ -207,6 +207,10 @@ static moor_err tls_ended(struct mr_filter *f)
 static void tls_drop(struct mr_filter *f)
 {
     struct mr_tls_conn *t = tls_of(f);
+    for (struct mr_out *o = t->made, *next; o; o = next) { /* of a last call that failed half way */
+        next = o->next;
+        o->sent(o, ECONNRESET);
+    }
     MR_ASSERT(t->unsent == 0 && "every piece is let go before");
     mr_tls_hello_end(t);
     mr_tls_session_end(t);

@@ -10,8 +10,12 @@
 #include <string.h>
 
 #define DAY_S 86400
+/* A server that says nothing keeps its turn no longer, or a few of them would stop the handshakes of all. Theirs go
+ * on; so many of them are as servers are that slow. */
+#define PATIENCE_NS MR_NS_PER_SEC
 
 static void run_turn(struct mr_deferred *d);
+static void fire_patience(struct mr_timer *timer, int64_t now_ns);
 static void fire_deadline(struct mr_timer *timer, int64_t now_ns);
 
 static struct mr_heap *heap_of(const struct mr_tls_conn *t)
@@ -19,9 +23,10 @@ static struct mr_heap *heap_of(const struct mr_tls_conn *t)
     return &t->runtime->heap;
 }
 
+/* Not the loop's: most of a handshake is spent within one turn. */
 static int64_t now_of(const struct mr_tls_hello *h)
 {
-    return h->loop->now_ns;
+    return mr_clock_now(h->loop->clock);
 }
 
 /* ---- turns ---- */
@@ -34,25 +39,32 @@ moor_err mr_tls_hello_make(struct mr_tls_conn *t, struct moor_shard *s)
     h->shard = &mr_tls_pool_of(t->upstream)->state->shards[s->index];
     h->loop = &s->mine.loop;
     h->turn.run = run_turn;
+    h->patience.fire = fire_patience;
     h->deadline.fire = fire_deadline;
     mr_list_init(&h->link);
     t->hello = h;
     return MOOR_OK;
 }
 
+static void begin_turn(struct mr_tls_hello *h)
+{
+    h->is_active = true;
+    h->shard->active++;
+    h->begun_ns = now_of(h);
+    mr_loop_timer(h->loop, &h->patience, h->loop->now_ns + PATIENCE_NS);
+}
+
 bool mr_tls_hello_has_turn(struct mr_tls_conn *t)
 {
     struct mr_tls_hello *h = t->hello;
-    if (h->is_active)
+    if (h->begun_ns)
         return true;
     if (h->shard->active >= t->runtime->options.tls_handshakes_max) {
         if (!mr_list_is_linked(&h->link))
             mr_list_push_back(&h->shard->waiting, &h->link);
         return false;
     }
-    h->is_active = true;
-    h->shard->active++;
-    h->begun_ns = now_of(h);
+    begin_turn(h);
     return true;
 }
 
@@ -67,6 +79,7 @@ static void end_turn(struct mr_tls_hello *h)
 {
     mr_list_remove(&h->link);
     mr_loop_undefer(&h->turn);
+    mr_loop_untimer(h->loop, &h->patience);
     if (!h->is_active)
         return;
     h->is_active = false;
@@ -75,10 +88,14 @@ static void end_turn(struct mr_tls_hello *h)
     if (!l)
         return;
     struct mr_tls_hello *next = MR_CONTAINER_OF(l, struct mr_tls_hello, link);
-    next->is_active = true;
-    next->shard->active++;
-    next->begun_ns = now_of(next);
+    begin_turn(next);
     mr_loop_defer(next->loop, &next->turn);
+}
+
+static void fire_patience(struct mr_timer *timer, int64_t now_ns)
+{
+    (void)now_ns;
+    end_turn(MR_CONTAINER_OF(timer, struct mr_tls_hello, patience));
 }
 
 void mr_tls_hello_end(struct mr_tls_conn *t)
@@ -112,7 +129,7 @@ bool mr_tls_hello_begin_early(struct mr_tls_conn *t)
     h->is_early = true;
     t->filter.is_busy = true;
     mr_loop_timer(h->loop, &h->deadline,
-                  mr_deadline(now_of(h), t->upstream->pool->options.connect_timeout_ms));
+                  mr_deadline(h->loop->now_ns, t->upstream->pool->options.connect_timeout_ms));
     return true;
 }
 
@@ -122,9 +139,12 @@ bool mr_tls_hello_push_early(struct mr_tls_conn *t, const void *bytes, size_t le
     const size_t max = h && h->ticket && h->ticket->early_max < MR_TLS_EARLY_MAX
                            ? h->ticket->early_max
                            : MR_TLS_EARLY_MAX;
-    if (!h || !h->is_early || !t->filter.conn->is_replayable || len > max - h->early.len ||
-        !mr_tls_session_write_early(t, bytes, len))
+    if (!h || !h->is_early || !t->filter.conn->is_replayable || len > max - h->early.len)
         return false;
+    if (!mr_tls_session_write_early(t, bytes, len)) {
+        t->is_broken = true;
+        return false;
+    }
     memcpy(h->early.base + h->early.len, bytes, len);
     h->early.len += len;
     return true;
@@ -211,20 +231,30 @@ void mr_tls_hello_done(struct mr_tls_conn *t)
     mr_tls_hello_end(t);
 }
 
+/* It may be the ticket's fault: wolfSSL takes the refusal of one in 1.2 for a broken handshake, and offers no other
+ * version than the ticket's. So this dial was for nothing, and the next handshake will be a full one. */
+static void blame_tickets(struct mr_tls_conn *t)
+{
+    uint8_t key[MR_TLS_HASH_SIZE];
+    mr_tls_ticket_key(t->upstream, t->context, key);
+    mr_tickets_forget(t->context->state->tickets, key);
+    if (!t->hello->is_early)
+        t->filter.fault = (moor_fault){.err = MOOR_ECANCELED,
+                                       .tls_code = t->filter.fault.tls_code,
+                                       .what = "TLS handshake with a ticket: again without"};
+}
+
 void mr_tls_hello_failed(struct mr_tls_conn *t)
 {
     struct mr_tls_hello *h = t->hello;
     const moor_fault *f = &t->filter.fault;
     t->is_broken = true;
     MR_STAT_ADD(t->filter.conn->berth->local, tls_failed, 1);
-    if (h->ticket) { /* it may be the ticket's fault: the next handshake shall be a full one */
-        uint8_t key[MR_TLS_HASH_SIZE];
-        mr_tls_ticket_key(t->upstream, t->context, key);
-        mr_tickets_forget(t->context->state->tickets, key, h->ticket);
-    }
     mr_log(&t->runtime->log, MOOR_LOG_INFO, "tls.failed", "pool %s: %s:%u: %s (%d%s%s)",
            t->upstream->pool->name, mr_upstream_text(t->upstream), t->upstream->port, f->what,
            f->tls_code, f->tls_code ? ": " : "",
            f->tls_code ? mr_tls_error_detail(f->tls_code) : "");
+    if (h->ticket && f->err != MOOR_ENOMEM)
+        blame_tickets(t);
     end_turn(h);
 }

@@ -16,6 +16,7 @@ struct mr_tls_hello {
     struct mr_loop *loop;
     struct mr_list link;      /* shard->waiting */
     struct mr_deferred turn;  /* its turn has come */
+    struct mr_timer patience; /* its turn is over, finished or not */
     struct mr_timer deadline; /* of early data: the dial's own has ended by then */
     struct mr_ticket *ticket; /* what it resumes from */
     struct mr_tls_text leaf;  /* DER of the server's certificate, for events */
@@ -35,9 +36,10 @@ MOOR_NODISCARD moor_err mr_tls_hello_make(struct mr_tls_conn *t, struct moor_sha
 bool mr_tls_hello_has_turn(struct mr_tls_conn *t);
 /* The conn opens before its handshake ends, for a claim that is replayable. False: there is none now. */
 bool mr_tls_hello_begin_early(struct mr_tls_conn *t);
-/* Before the handshake's end. False: these bytes have to wait for it. */
+/* Before the handshake's end. False: these bytes have to wait for it, or the conn is broken. */
 bool mr_tls_hello_push_early(struct mr_tls_conn *t, const void *bytes, size_t len);
-/* Counts, tells, lets the next have its turn, and frees. */
+/* Counts, tells, lets the next have its turn, and frees. Early data that was refused is written again; where that
+ * fails the conn is broken. */
 void mr_tls_hello_done(struct mr_tls_conn *t);
 void mr_tls_hello_failed(struct mr_tls_conn *t);
 /* With the conn; also when it is over already. */

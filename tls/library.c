@@ -10,10 +10,13 @@
 #include <string.h>
 
 static _Thread_local struct moor_runtime *here;
+static _Thread_local bool was_short;
 
 struct moor_runtime *mr_tls_enter(struct moor_runtime *r)
 {
     struct moor_runtime *before = here;
+    if (!before)
+        was_short = false;
     here = r;
     return before;
 }
@@ -28,6 +31,11 @@ void mr_tls_library_rest(void)
 #if defined(MR_WOLFSSL_FP_ECC)
     wc_ecc_fp_free();
 #endif
+}
+
+bool mr_tls_is_short(void)
+{
+    return was_short;
 }
 
 static time_t wall(time_t *out)
@@ -48,9 +56,15 @@ static struct mr_heap *heap(void)
     return here ? &here->heap : &own;
 }
 
+static void *noted(void *p)
+{
+    was_short |= !p;
+    return p;
+}
+
 static void *take(size_t size)
 {
-    return mr_heap_alloc_unsized(heap(), size);
+    return noted(mr_heap_alloc_unsized(heap(), size));
 }
 
 static void give(void *p)
@@ -60,7 +74,7 @@ static void give(void *p)
 
 static void *resize(void *p, size_t size)
 {
-    return mr_heap_realloc_unsized(heap(), p, size);
+    return noted(mr_heap_realloc_unsized(heap(), p, size));
 }
 
 static bool give_memory(void)

@@ -19,6 +19,9 @@ struct moor_runtime *mr_tls_enter(struct moor_runtime *r);
 /* What enter returned. */
 void mr_tls_leave(struct moor_runtime *before);
 
+/* Since enter an allocation failed: whatever the library made of that, out of memory is what it is. */
+bool mr_tls_is_short(void);
+
 /* After each step of a handshake: some builds keep a table of 800 KB, on each thread, for every key they have
  * seen twice. */
 void mr_tls_library_rest(void);

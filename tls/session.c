@@ -34,6 +34,12 @@ static bool is_address(const char *host)
 
 /* ---- bytes in and out, called by the library ---- */
 
+/* RFC 8446 5.1: change_cipher_spec, alert, handshake, application_data. */
+static bool is_record_type(uint8_t byte)
+{
+    return byte >= 20 && byte <= 23;
+}
+
 static int on_read(WOLFSSL *w, char *into, int cap, void *ctx)
 {
     (void)w;
@@ -43,6 +49,10 @@ static int on_read(WOLFSSL *w, char *into, int cap, void *ctx)
     const size_t n = t->in_len < (size_t)cap ? t->in_len : (size_t)cap;
     memcpy(into, t->in, n);
     /* It asks for the five bytes of a record's header, then for its body. */
+    if (cap == 5 && t->hello && !is_record_type(t->in[0])) {
+        t->hello->refused = "TLS handshake: the server does not speak TLS on this port";
+        return WOLFSSL_CBIO_ERR_GENERAL;
+    }
     if (cap == 5 && n == 5)
         t->record = (uint32_t)t->in[3] << 8 | t->in[4];
     t->in += n;
@@ -54,7 +64,7 @@ static void piece_sent(struct mr_out *o, int err)
 {
     (void)err;
     struct piece *p = MR_CONTAINER_OF(o, struct piece, out);
-    p->conn->unsent -= o->len;
+    p->conn->unsent -= sizeof *p + o->len;
     mr_heap_free(heap_of(p->conn), p, sizeof *p + o->len);
 }
 
@@ -62,6 +72,9 @@ static int on_write(WOLFSSL *w, char *bytes, int len, void *ctx)
 {
     (void)w;
     struct mr_tls_conn *t = ctx;
+    t->is_flooded |= t->is_reading && t->unsent > 2 * MR_TLS_UNSENT_MAX;
+    if (t->is_flooded)
+        return WOLFSSL_CBIO_ERR_GENERAL;
     struct piece *p = mr_heap_alloc(heap_of(t), sizeof *p + (size_t)len);
     if (!p) {
         t->is_short = true;
@@ -70,7 +83,7 @@ static int on_write(WOLFSSL *w, char *bytes, int len, void *ctx)
     p->conn = t;
     p->out = (struct mr_out){.base = p->bytes, .len = (size_t)len, .sent = piece_sent};
     memcpy(p->bytes, bytes, (size_t)len);
-    t->unsent += (size_t)len;
+    t->unsent += sizeof *p + (size_t)len;
     *t->made_last = &p->out;
     t->made_last = &p->out.next;
     return len;
@@ -166,6 +179,13 @@ static uint32_t early_max_of(const uint8_t *at, size_t len)
 }
 #endif
 
+/* The certificate was verified: by this handshake, or by the one that the ticket was from. */
+static bool may_keep_tickets(const struct mr_tls_conn *t)
+{
+    return t->is_connected && !t->is_broken && (t->context->is_insecure || t->cert_expires_s) &&
+           t->upstream->pool->options.tls_tickets_max;
+}
+
 static void keep_ticket(struct mr_tls_conn *t, WOLFSSL_SESSION *session)
 {
     unsigned char bytes[MR_TICKET_BYTES_MAX];
@@ -178,7 +198,9 @@ static void keep_ticket(struct mr_tls_conn *t, WOLFSSL_SESSION *session)
     int64_t life = wolfSSL_SESSION_get_timeout(session);
     if (life > MR_TICKET_LIFE_MAX_S)
         life = MR_TICKET_LIFE_MAX_S;
-    struct mr_ticket like = {.expires_s = now + life, .cert_expires_s = t->cert_expires_s};
+    struct mr_ticket like = {.expires_s = now + life,
+                             .cert_expires_s = t->cert_expires_s,
+                             .is_reusable = wolfSSL_version(t->wolf) == TLS1_2_VERSION};
     if (t->cert_expires_s && t->cert_expires_s < like.expires_s)
         like.expires_s = t->cert_expires_s;
     if (len > 0 && like.expires_s > now) {
@@ -193,13 +215,26 @@ static void keep_ticket(struct mr_tls_conn *t, WOLFSSL_SESSION *session)
     explicit_bzero(bytes, sizeof bytes);
 }
 
+/* Called for tickets of 1.3, and for much that is none: in the middle of a handshake of 1.2, which has proven
+ * nothing yet, and at the end of any. Only what is read over a conn that was verified is believed. */
 static int on_session(WOLFSSL *w, WOLFSSL_SESSION *session)
 {
     struct mr_tls_conn *t = wolfSSL_GetIOReadCtx(w);
-    /* In 1.3 the end of the handshake makes a session, too, which nothing can be resumed from. */
-    if (t->is_reading || wolfSSL_version(w) == TLS1_2_VERSION)
+    if (t->is_reading && may_keep_tickets(t))
         keep_ticket(t, session);
     return 0;
+}
+
+/* A session of 1.2 is whole when its handshake is. One that was resumed is the one we have. */
+static void keep_session_of_12(struct mr_tls_conn *t)
+{
+    if (!may_keep_tickets(t) || t->is_resumed || wolfSSL_version(t->wolf) != TLS1_2_VERSION)
+        return;
+    WOLFSSL_SESSION *session = wolfSSL_get1_session(t->wolf);
+    if (!session)
+        return;
+    keep_ticket(t, session);
+    wolfSSL_SESSION_free(session);
 }
 
 static void use_ticket(struct mr_tls_conn *t)
@@ -301,15 +336,16 @@ static void fail(struct mr_tls_conn *t, int code)
         code = h->verify_code;
     t->code = code;
     t->filter.fault = (moor_fault){
-        .err = t->is_short || code == MEMORY_E ? MOOR_ENOMEM : MOOR_ETLS,
+        .err = t->is_short || mr_tls_is_short() ? MOOR_ENOMEM : MOOR_ETLS,
         .tls_code = code,
-        .what = h && h->refused ? h->refused : mr_tls_error_text(code, alerts.last_rx.code),
+        .what = t->is_flooded     ? "TLS: the peer asks for answers and does not read them"
+                : h && h->refused ? h->refused
+                                  : mr_tls_error_text(code, alerts.last_rx.code),
     };
 }
 
 static void note_outcome(struct mr_tls_conn *t)
 {
-    t->is_connected = true;
     t->is_resumed = wolfSSL_session_reused(t->wolf);
 #if defined(MR_WOLFSSL_EARLY_DATA)
     /* 5.5.4 counts the server's answer against the limit of our early data. */
@@ -338,6 +374,9 @@ enum mr_step mr_tls_session_handshake(struct mr_tls_conn *t)
                                 "(must-staple), and none came";
             fail(t, OCSP_CERT_UNKNOWN);
             step = MR_STEP_FAILED;
+        } else {
+            t->is_connected = true;
+            keep_session_of_12(t);
         }
     } else {
         const int code = wolfSSL_get_error(t->wolf, got);

@@ -13,6 +13,9 @@ struct WOLFSSL_CTX;
 struct mr_tls_hello;
 
 #define MR_TLS_PLAIN_MAX 16384 /* of one record, RFC 8446 5.1 */
+/* Encrypted and not yet sent: beyond this what is pushed waits as it is. A peer that asks for answers (KeyUpdate)
+ * and does not read them is broken off at twice that. */
+#define MR_TLS_UNSENT_MAX ((size_t)4 * MR_TLS_PLAIN_MAX)
 
 struct mr_tls_conn {
     struct mr_filter filter;
@@ -24,12 +27,13 @@ struct mr_tls_conn {
     const uint8_t *in;              /* what may be read, during a call */
     size_t in_len;
     struct mr_out *made, **made_last; /* written and not yet emitted, during a call */
-    size_t unsent;                    /* emitted and not yet sent */
+    size_t unsent;                    /* written and not yet sent, with what its pieces cost */
     uint32_t record;                  /* body of the record being read */
     int32_t code;                     /* the library's, of the last failure */
     int64_t cert_expires_s;           /* of the server's certificate */
     bool is_connected, is_resumed, is_stapled;
     bool is_short;   /* of memory: the failure is that */
+    bool is_flooded; /* by a peer that does not read what it asks for */
     bool is_reading; /* inside the library's read: where tickets come */
     bool is_broken;  /* nothing more is said or believed */
 };

@@ -26,6 +26,7 @@ struct mr_tickets {
     struct mr_list buckets[BUCKETS];
     struct mr_list used;
     uint32_t count; /* entries */
+    size_t bytes;   /* of their tickets */
 };
 
 struct mr_tickets *mr_tickets_create(struct mr_heap *heap)
@@ -94,34 +95,52 @@ static void touch(struct mr_tickets *t, struct entry *e)
     mr_list_push_front(&t->used, &e->used);
 }
 
+static size_t size_of(const struct mr_ticket *ticket)
+{
+    return sizeof *ticket + ticket->len;
+}
+
 /* `at` and what is older leave the entry. */
-static struct mr_ticket *cut(struct entry *e, struct mr_ticket **at)
+static struct mr_ticket *cut(struct mr_tickets *t, struct entry *e, struct mr_ticket **at)
 {
     struct mr_ticket *rest = *at;
     *at = NULL;
-    for (const struct mr_ticket *t = rest; t; t = t->next)
+    for (const struct mr_ticket *gone = rest; gone; gone = gone->next) {
         e->count--;
+        t->bytes -= size_of(gone);
+    }
     return rest;
 }
 
 /* Those past their end, and those beyond `max`. They came in order, so all before the first such one stay. */
-static struct mr_ticket *cut_worn(struct entry *e, uint32_t max, int64_t now_s)
+static struct mr_ticket *cut_worn(struct mr_tickets *t, struct entry *e, uint32_t max,
+                                  int64_t now_s)
 {
     struct mr_ticket **at = &e->newest;
     for (uint32_t n = 0; *at && n < max && (*at)->expires_s > now_s; n++)
         at = &(*at)->next;
-    return cut(e, at);
+    return cut(t, e, at);
 }
 
+/* Beyond the limits: the entry unused for longest, but not the one just used. */
 static struct entry *remove_oldest(struct mr_tickets *t)
 {
-    if (t->count <= MR_TICKET_KEYS_MAX)
+    struct mr_list *last = mr_list_last(&t->used);
+    if ((t->count <= MR_TICKET_KEYS_MAX && t->bytes <= MR_TICKETS_BYTES_MAX) || t->count < 2)
         return NULL;
-    struct entry *e = MR_CONTAINER_OF(mr_list_last(&t->used), struct entry, used);
+    struct entry *e = MR_CONTAINER_OF(last, struct entry, used);
     mr_list_remove(&e->used);
     mr_list_remove(&e->link);
     t->count--;
+    for (const struct mr_ticket *gone = e->newest; gone; gone = gone->next)
+        t->bytes -= size_of(gone);
     return e;
+}
+
+static void free_entry(struct mr_tickets *t, struct entry *e)
+{
+    unref_all(t->heap, e->newest);
+    mr_heap_free(t->heap, e, sizeof *e);
 }
 
 /* ---- */
@@ -133,6 +152,7 @@ static struct mr_ticket *copy(struct mr_tickets *t, const struct mr_ticket *like
         return NULL;
     *made = (struct mr_ticket){.len = (uint32_t)bytes.len,
                                .early_max = like->early_max,
+                               .is_reusable = like->is_reusable,
                                .expires_s = like->expires_s,
                                .cert_expires_s = like->cert_expires_s};
     atomic_store_explicit(&made->refs, 1, memory_order_relaxed);
@@ -166,14 +186,18 @@ void mr_tickets_put(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE], u
     made->next = e->newest;
     e->newest = made;
     e->count++;
-    struct mr_ticket *gone = cut_worn(e, max, 0);
+    t->bytes += size_of(made);
+    struct mr_ticket *gone = cut_worn(t, e, max, 0);
     struct entry *old = remove_oldest(t);
     mr_lock_unlock(&t->lock);
     unref_all(t->heap, gone);
-    if (old)
-        unref_all(t->heap, old->newest);
-    mr_heap_free(t->heap, old, sizeof *old);
     mr_heap_free(t->heap, spare, sizeof *spare);
+    while (old) { /* one at a time: each section stays short */
+        free_entry(t, old);
+        mr_lock_lock(&t->lock);
+        old = remove_oldest(t);
+        mr_lock_unlock(&t->lock);
+    }
 }
 
 struct mr_ticket *mr_tickets_take(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE],
@@ -183,13 +207,14 @@ struct mr_ticket *mr_tickets_take(struct mr_tickets *t, const uint8_t key[MR_TLS
     mr_lock_lock(&t->lock);
     struct entry *e = find(t, key);
     if (e) {
-        gone = cut_worn(e, UINT32_MAX, now_s);
+        gone = cut_worn(t, e, UINT32_MAX, now_s);
         taken = e->newest;
         touch(t, e);
     }
-    if (taken && taken->next) {
+    if (taken && taken->next && !taken->is_reusable) {
         e->newest = taken->next;
         e->count--;
+        t->bytes -= size_of(taken);
     } else if (
         taken) { /* better used twice than a full handshake: a server that minds makes it one */
         atomic_fetch_add(&taken->refs, 1);
@@ -199,22 +224,21 @@ struct mr_ticket *mr_tickets_take(struct mr_tickets *t, const uint8_t key[MR_TLS
     return taken;
 }
 
-void mr_tickets_forget(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE],
-                       const struct mr_ticket *refused)
+void mr_tickets_forget(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE])
 {
-    struct mr_ticket *gone = NULL;
     mr_lock_lock(&t->lock);
     struct entry *e = find(t, key);
-    for (struct mr_ticket **at = e ? &e->newest : NULL; at && *at; at = &(*at)->next) {
-        if (*at != refused)
-            continue;
-        gone = *at;
-        *at = gone->next;
-        e->count--;
-        break;
-    }
+    struct mr_ticket *gone = e ? cut(t, e, &e->newest) : NULL;
     mr_lock_unlock(&t->lock);
-    mr_ticket_unref(t->heap, gone);
+    unref_all(t->heap, gone);
+}
+
+size_t mr_tickets_bytes(struct mr_tickets *t)
+{
+    mr_lock_lock(&t->lock);
+    const size_t n = t->bytes;
+    mr_lock_unlock(&t->lock);
+    return n;
 }
 
 uint32_t mr_tickets_count(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE])

@@ -13,7 +13,9 @@
 /* RFC 8446 4.6.1: no client uses a ticket for longer, whatever the server says. */
 #define MR_TICKET_LIFE_MAX_S (7 * 86400)
 /* One ticket as the library serialises it; a server decides its size. */
-#define MR_TICKET_BYTES_MAX 8192
+#define MR_TICKET_BYTES_MAX 4096
+/* All of them: the endpoint unused for longest goes, so that no number of servers grows it further. */
+#define MR_TICKETS_BYTES_MAX ((size_t)8 << 20)
 
 struct mr_tickets;
 
@@ -22,6 +24,7 @@ struct mr_ticket {
     _Atomic(uint32_t) refs;
     uint32_t len;
     uint32_t early_max; /* bytes of early data the server takes; 0 = none */
+    bool is_reusable;   /* of TLS 1.2, where using one again tells nobody anything new */
     int64_t expires_s;  /* the ticket's or the certificate's end, whichever is first */
     int64_t cert_expires_s;
     uint8_t bytes[];
@@ -35,14 +38,15 @@ void mr_tickets_destroy(struct mr_tickets *t);
  * full one. `like`: len and bytes are not looked at. */
 void mr_tickets_put(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE], uint32_t max,
                     const struct mr_ticket *like, moor_span bytes);
-/* The newest, for mr_ticket_unref; it stays in the store only if it is the last one. NULL: none. */
+/* The newest, for mr_ticket_unref; it stays in the store only if it is reusable or the last one. NULL: none. */
 struct mr_ticket *mr_tickets_take(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE],
                                   int64_t now_s);
-/* The server would have none of it: the last one goes, too. */
-void mr_tickets_forget(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE],
-                       const struct mr_ticket *refused);
+/* The server would have none of one: nor, so it seems, of the others. */
+void mr_tickets_forget(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE]);
 /* Wipes and frees the last reference. NULL is fine. */
 void mr_ticket_unref(struct mr_heap *heap, struct mr_ticket *ticket);
+/* Bytes of all of them. */
+size_t mr_tickets_bytes(struct mr_tickets *t);
 /* Tickets held for a key. */
 uint32_t mr_tickets_count(struct mr_tickets *t, const uint8_t key[MR_TLS_HASH_SIZE]);
 

@@ -146,16 +146,44 @@ static void test_the_limit_of_one_ticket(void **state)
     assert_int_equal(mr_tickets_count(store, key(1)), 1);
 }
 
-static void test_forgetting_one_that_was_refused(void **state)
+static void test_forgetting_all_of_a_key(void **state)
 {
     (void)state;
     put(1, "a", 100, 9);
-    struct mr_ticket *t = mr_tickets_take(store, key(1), 0);
     put(1, "b", 100, 9);
-    mr_tickets_forget(store, key(1), t);
+    put(2, "c", 100, 9);
+    struct mr_ticket *t = mr_tickets_take(store, key(1), 0);
+    mr_tickets_forget(store, key(1));
+    mr_tickets_forget(store, key(3));
     mr_ticket_unref(&heap, t);
-    assert_string_equal(take(1, 0), "b");
-    assert_string_equal(take(1, 0), "b");
+    assert_string_equal(take(1, 0), "");
+    assert_string_equal(take(2, 0), "c");
+}
+
+static void test_reusable_ones_stay(void **state)
+{
+    (void)state;
+    put(1, "a", 100, 9);
+    mr_tickets_put(store, key(1), 9, &(struct mr_ticket){.expires_s = 100, .is_reusable = true},
+                   (moor_span){"b", 1});
+    for (int i = 0; i < 3; i++)
+        assert_string_equal(take(1, 0), "b");
+    assert_int_equal(mr_tickets_count(store, key(1)), 2);
+}
+
+static void test_the_limit_of_all(void **state)
+{
+    (void)state;
+    static const char large[MR_TICKET_BYTES_MAX];
+    const struct mr_ticket like = {.expires_s = 100};
+    for (unsigned k = 0; k < 30; k++) {
+        for (int i = 0; i < 100; i++)
+            mr_tickets_put(store, key(k), 100, &like, (moor_span){large, sizeof large});
+        assert_true(mr_tickets_bytes(store) <= MR_TICKETS_BYTES_MAX);
+    }
+    assert_true(mr_tickets_bytes(store) > MR_TICKETS_BYTES_MAX / 2);
+    assert_string_equal(take(0, 0), "");
+    assert_int_equal(mr_tickets_count(store, key(29)), 100);
 }
 
 static void test_a_ticket_in_use_outlives_the_store(void **state)
@@ -193,7 +221,9 @@ int main(void)
         T(test_the_limit_of_a_key),
         T(test_the_limit_of_keys),
         T(test_the_limit_of_one_ticket),
-        T(test_forgetting_one_that_was_refused),
+        T(test_forgetting_all_of_a_key),
+        T(test_reusable_ones_stay),
+        T(test_the_limit_of_all),
         T(test_a_ticket_in_use_outlives_the_store),
         T(test_short_of_memory_nothing_is_kept),
     };
