@@ -101,6 +101,10 @@ struct report {
     const char *first_fault; /* "" = none */
 };
 
+/* Returns -1, or the exit code where there is nothing to run. plan_free frees either way. */
+int plan_read(struct plan *p, int argc, char **argv);
+void plan_free(struct plan *p);
+
 int64_t now_ns(void);
 
 /* Allocates lanes for the runtime's shards. False: out of memory. */
