@@ -103,6 +103,18 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* The first one starts the count of handshakes that could have been resumed. */
+static void flush(struct load *l)
+{
+    if (l->flushes++ == 0) {
+        moor_stats s;
+        moor_stats_read(l->pool, &s);
+        l->handshakes_before = s.tls_handshakes;
+        l->resumed_before = s.tls_resumed;
+    }
+    moor_pool_flush(l->pool);
+}
+
 /* Runs until every lane is done. False: some request ended in no way, not even when cancelled. */
 static bool watch(struct load *l)
 {
@@ -111,12 +123,15 @@ static bool watch(struct load *l)
     const int64_t end = l->plan.seconds > 0
                             ? l->start_ns + (int64_t)(l->plan.seconds * (double)NS_PER_S)
                             : INT64_MAX;
+    const int64_t flush_ns = (int64_t)(l->plan.flush_s * (double)NS_PER_S);
+    int64_t next_flush = flush_ns ? l->start_ns + flush_ns : INT64_MAX;
     int64_t progress = l->start_ns + NS_PER_S, tick = l->start_ns + TICK_NS;
     int64_t give_up = INT64_MAX; /* next step of ending: cancel, then return false */
     uint64_t paced = 0;
     load_wake_all(l);
     while (!is_finished(l)) {
-        int64_t until = earlier(earlier(tick, progress), earlier(end, give_up));
+        int64_t until =
+            earlier(earlier(earlier(tick, progress), earlier(end, give_up)), next_flush);
         if (l->interval_ns > 0) {
             const int64_t due = l->start_ns + (int64_t)((double)paced * l->interval_ns);
             const int64_t finest = now_ns() + PACE_TICK_NS;
@@ -138,6 +153,11 @@ static bool watch(struct load *l)
         }
         if (l->interval_ns > 0 && !is_stopping)
             paced = load_wake_due(l, paced, now);
+        if (now >= next_flush) {
+            next_flush = is_stopping ? INT64_MAX : now + flush_ns;
+            if (!is_stopping)
+                flush(l);
+        }
         if (now >= tick) {
             tick = now + TICK_NS;
             load_wake_all(l);
@@ -176,6 +196,27 @@ static void add_lanes(const struct load *l, struct report *r)
     r->errors += r->status_4xx + r->status_5xx;
 }
 
+static void add_tls(const struct load *l, const moor_stats *s, struct report *r)
+{
+    struct tls_report *t = &r->tls;
+    r->has_tls = tls_is_asked(l->plan.url);
+    t->handshakes = s->tls_handshakes;
+    t->resumed = s->tls_resumed;
+    t->failed = s->tls_failed;
+    if (r->flushes) {
+        t->flushed_handshakes = s->tls_handshakes - l->handshakes_before;
+        t->flushed_resumed = s->tls_resumed - l->resumed_before;
+    }
+    moor_histogram *h = NULL;
+    if (moor_histogram_read(l->pool, MOOR_HISTOGRAM_HANDSHAKE, &h) == MOOR_OK) {
+        t->p50 = moor_histogram_percentile(h, 50);
+        t->p99 = moor_histogram_percentile(h, 99);
+        t->p999 = moor_histogram_percentile(h, 99.9);
+        t->max = moor_histogram_percentile(h, 100);
+    }
+    moor_histogram_free(h);
+}
+
 static void add_pool(const struct load *l, struct report *r)
 {
     moor_stats s;
@@ -184,6 +225,8 @@ static void add_pool(const struct load *l, struct report *r)
     r->acquires_reused = s.acquires_reused;
     r->conns_opened = s.conns_created;
     r->conns_open = s.conns_open;
+    r->flushes = l->flushes;
+    add_tls(l, &s, r);
     moor_histogram *h = NULL;
     if (moor_histogram_read(l->pool, MOOR_HISTOGRAM_ACQUIRE, &h) == MOOR_OK) {
         r->acquire_p50 = moor_histogram_percentile(h, 50);
@@ -269,6 +312,7 @@ static int open_pool(struct load *l, moor_runtime *runtime)
     o.conns_min_idle = 0;
     if (o.waiters_max < l->plan.conc)
         o.waiters_max = l->plan.conc;
+    tls_apply(&l->plan.tls, &o);
     return cli_pool_open(runtime, l->plan.upstream, &o, &l->pool);
 }
 

@@ -37,7 +37,8 @@ static const char usage[] =
     "  --timeout MS        for each request (also 500ms, 3s; default: none)\n"
     "  --json              one JSON object on standard output instead of text\n"
     "  --progress          a line a second on standard error even if that is no terminal\n"
-    "  --help              this text\n"
+    "  --flush SECONDS     give up all connections so often: what do new ones cost?\n"
+    "  --help              this text\n" TLS_USAGE
     "An error is a request without a whole answer, or an answer of 400 and more. Ctrl-C ends "
     "early,\n"
     "with the report. Exit status: 0 no errors, 1 errors, 2 wrong usage, URL or variable.\n"
@@ -83,13 +84,28 @@ static bool read_body(struct plan *p, const char *argument)
     return p->body;
 }
 
-enum { OPT_RATE = 256, OPT_SHARDS, OPT_BODY, OPT_TIMEOUT, OPT_JSON, OPT_PROGRESS, OPT_HELP };
+enum {
+    OPT_RATE = 256,
+    OPT_SHARDS,
+    OPT_BODY,
+    OPT_TIMEOUT,
+    OPT_JSON,
+    OPT_PROGRESS,
+    OPT_FLUSH,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
-    {"rate", required_argument, NULL, OPT_RATE}, {"shards", required_argument, NULL, OPT_SHARDS},
-    {"body", required_argument, NULL, OPT_BODY}, {"timeout", required_argument, NULL, OPT_TIMEOUT},
-    {"json", no_argument, NULL, OPT_JSON},       {"progress", no_argument, NULL, OPT_PROGRESS},
-    {"help", no_argument, NULL, OPT_HELP},       {NULL, 0, NULL, 0},
+    {"rate", required_argument, NULL, OPT_RATE},
+    {"shards", required_argument, NULL, OPT_SHARDS},
+    {"body", required_argument, NULL, OPT_BODY},
+    {"timeout", required_argument, NULL, OPT_TIMEOUT},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"progress", no_argument, NULL, OPT_PROGRESS},
+    {"flush", required_argument, NULL, OPT_FLUSH},
+    TLS_LONG_OPTIONS,
+    {"help", no_argument, NULL, OPT_HELP},
+    {NULL, 0, NULL, 0},
 };
 
 static bool take_rate(struct plan *p)
@@ -100,6 +116,16 @@ static bool take_rate(struct plan *p)
         return true;
     cli_misused("--rate %s is not a number of requests a second from 0.001 to %.0f", optarg,
                 RATE_MAX);
+    return false;
+}
+
+static bool take_flush(struct plan *p)
+{
+    if (!cli_seconds("--flush", optarg, &p->flush_s))
+        return false;
+    if (p->flush_s >= 0.001)
+        return true;
+    cli_misused("--flush %s is less than 0.001", optarg);
     return false;
 }
 
@@ -137,7 +163,11 @@ static bool take_option(struct plan *p, int opt)
         return p->as_json = true;
     case OPT_PROGRESS:
         return p->shows_progress = true;
+    case OPT_FLUSH:
+        return take_flush(p);
     default:
+        if (tls_is_option(opt))
+            return tls_take_option(&p->tls, opt);
         cli_misused("unknown option, or one without its value");
         return false;
     }
@@ -174,4 +204,5 @@ void plan_free(struct plan *p)
     free(p->upstream);
     free(p->target);
     free(p->body);
+    tls_free(&p->tls);
 }
