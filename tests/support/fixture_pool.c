@@ -51,8 +51,7 @@ void fixture_pool_options(moor_pool_options *o)
     o->conns_min_idle = 0;
 }
 
-void fixture_open(struct fixture *f, const moor_runtime_options *ro, const char *url,
-                  const moor_pool_options *po)
+void fixture_open_runtime(struct fixture *f, const moor_runtime_options *ro)
 {
     memset(f, 0, sizeof *f);
     pthread_mutex_init(&f->log_lock, NULL);
@@ -70,6 +69,12 @@ void fixture_open(struct fixture *f, const moor_runtime_options *ro, const char 
         exit(77);
     }
     assert_err(e, MOOR_OK);
+}
+
+void fixture_open(struct fixture *f, const moor_runtime_options *ro, const char *url,
+                  const moor_pool_options *po)
+{
+    fixture_open_runtime(f, ro);
     moor_pool_options p;
     fixture_pool_options(&p);
     assert_err(moor_pool_open(f->runtime, url, po ? po : &p, &f->pool), MOOR_OK);
@@ -273,7 +278,8 @@ void call_expect(struct fixture *f, struct call *c, moor_err err)
     call_start(f, c);
     call_wait(c);
     if (c->done.fault.err != err)
-        print_error("%s: %s\n", c->request.url, c->done.fault.what ? c->done.fault.what : "");
+        print_error("%s: %s (%d)\n", c->request.url,
+                    c->done.fault.what ? c->done.fault.what : "", c->done.fault.tls_code);
     assert_err(c->done.fault.err, err);
     if (err)
         assert_non_null(c->done.fault.what);

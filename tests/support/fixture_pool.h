@@ -34,6 +34,8 @@ struct fixture {
 void fixture_runtime_options(struct fixture *f, moor_runtime_options *o);
 void fixture_pool_options(moor_pool_options *o);
 
+/* A runtime without a pool. */
+void fixture_open_runtime(struct fixture *f, const moor_runtime_options *ro);
 /* NULL options: those above. url NULL: an open pool. Exits with 77 where the backend is refused. */
 void fixture_open(struct fixture *f, const moor_runtime_options *ro, const char *url,
                   const moor_pool_options *po);

@@ -2,11 +2,13 @@
 """The libraries as a program's linker and loader see them.
 
 MOORING_BUILD is a built tree; MOORING_OBJECTS the library's object files; CC compiles the programs.
-A test's programs are in program.c, one main for all, so that every way in runs the same checks.
+A test's programs are in program.c, one main for all, so that every way in runs the same checks;
+beside_openssl.c is the one that needs a server.
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -43,9 +45,9 @@ class WithDirectory(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         self.directory = Path(directory.name)
 
-    def compile(self, *arguments):
+    def compile(self, *arguments, source="program.c"):
         program = self.directory / "program"
-        output(CC, "-std=gnu17", "-Wall", "-Wextra", "-Werror", HERE / "program.c", *arguments,
+        output(CC, "-std=gnu17", "-Wall", "-Wextra", "-Werror", HERE / source, *arguments,
                "-o", program, cwd=self.directory)
         return program
 
@@ -76,6 +78,16 @@ class Exports(unittest.TestCase):
         # mrj_malloc_conf is the name under which jemalloc looks for its settings.
         self.assertEqual(foreign(names, "mr_|moor_|mrj_malloc_conf$"), [])
 
+    def test_nothing_of_tls_or_jemalloc_is_seen_from_outside(self):
+        if not os.environ.get("MOORING_WOLFSSL_ARCHIVE"):
+            self.skipTest("this tree uses the system's wolfSSL")
+        inside = "wolf|wc_|SSL_|TLS_|BIO_|EVP_|X509|je_|mrj_|malloc_conf"
+        self.assertTrue(re.match(inside, "wolfSSL_new"))
+        for arguments in (["-D", BUILD / "libmooring.so"], ["-g", BUILD / "libmooring.a"]):
+            names = symbols(*arguments)
+            self.assertIn("moor_pool_open", names)
+            self.assertEqual([name for name in sorted(names) if re.match(inside, name)], [])
+
     def test_shared_library_can_be_loaded_late_and_never_unmapped(self):
         dynamic = output("readelf", "-d", BUILD / "libmooring.so")
         self.assertNotIn("STATIC_TLS", dynamic)
@@ -97,7 +109,7 @@ class Loading(WithDirectory):
 class StaticConsumer(WithDirectory):
     def test_malloc_stays_that_of_libc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-luring", "-lcares",
-                               "-pthread")
+                               "-lm", "-pthread")
         output(program, "libc.so")
         defined = symbols("-g", "--defined-only", program)
         self.assertEqual(defined & {"malloc", "free", "realloc", "calloc"}, set())
@@ -106,7 +118,7 @@ class StaticConsumer(WithDirectory):
         clash = self.directory / "clash.c"
         clash.write_text("int mr_panic, mrj_mallocx, mr_heap_init;\n")
         program = self.compile(clash, f"-I{include()}", BUILD / "libmooring.a", "-luring",
-                               "-lcares", "-pthread")
+                               "-lcares", "-lm", "-pthread")
         output(program, "libc.so")
 
 
@@ -162,13 +174,60 @@ class BesideJemalloc(WithDirectory):
 
     def test_shared_jemalloc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-ljemalloc", "-luring",
-                               "-lcares", "-pthread")
+                               "-lcares", "-lm", "-pthread")
         output(program, "libjemalloc.so")
 
     def test_static_jemalloc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", self.archive, "-luring",
                                "-lcares", "-pthread", "-lm", "-ldl", "-lstdc++")
         output(program, "program")
+
+
+class BesideOpenSSL(WithDirectory):
+    """Both speak TLS in one process. What is linked first would win, if a name were in both."""
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("openssl") or not header_exists("openssl/ssl.h"):
+            print("skipped: libssl-dev or openssl is not installed")
+            sys.exit(SKIPPED)
+        # As the other tests of TLS do it.
+        sys.path.insert(0, str(HERE.parent))
+        from tls_authority import SERVER_CONF, Certificate, Key, make_all
+        from tls_servers import OpenSSLServer
+
+        root, key = Key("p256"), Key("p256", 1)
+        anchor = Certificate("/CN=Root", root, extensions=("basicConstraints=critical,CA:TRUE",
+                                                           "keyUsage=keyCertSign"))
+        leaf = Certificate("/CN=leaf", key, anchor, extensions=("subjectAltName=DNS:localhost",))
+        (self.directory / "server.cnf").write_text(SERVER_CONF)
+        make_all(self.directory, [root, key], [anchor, leaf], [])
+        self.server = OpenSSLServer(leaf.path, key.path, "-no-CAfile")
+        self.addCleanup(self.server.__exit__)
+        self.anchor = anchor.path
+
+    def check(self, *arguments):
+        program = self.compile(*arguments, f"-I{include()}", "-pthread", source="beside_openssl.c")
+        output(program, self.server.port, self.anchor, "localhost", "127.0.0.1", timeout=60)
+        return program
+
+    def test_shared_library(self):
+        ours = (f"-L{BUILD}", "-lmooring", f"-Wl,-rpath,{BUILD}")
+        for order in ((*ours, "-lssl", "-lcrypto"), ("-lssl", "-lcrypto", *ours)):
+            with self.subTest(order=order):
+                self.assertRegex(output("readelf", "-d", self.check(*order)), r"NEEDED.*libssl")
+
+    def test_static_library(self):
+        ours = (BUILD / "libmooring.a", "-luring", "-lcares", "-lm")
+        for order in ((*ours, "-lssl", "-lcrypto"), ("-lssl", "-lcrypto", *ours)):
+            with self.subTest(order=order):
+                self.check(*order)
+
+
+def header_exists(name):
+    done = subprocess.run([CC, "-E", "-"], input=f"#include <{name}>\n", text=True, check=False,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return done.returncode == 0
 
 
 def include():
