@@ -196,6 +196,11 @@ class Tls(LoadTest):
         self.assertGreaterEqual(tls["handshake_us"]["p99"], tls["handshake_us"]["p50"])
         self.assertEqual(tls["after_flush"], {"handshakes": 0, "resumption": 0})
 
+    def test_handshakes_are_not_requests(self):
+        report = self.secure("/delay/300", "-c", "2", "-n", "6")
+        self.assertGreaterEqual(report["latency_us"]["p50"], 299_000)
+        self.assertLess(report["tls"]["handshake_us"]["p50"], 299_000)
+
     def test_resumed_after_a_flush(self):
         report = self.secure("/bytes/100", "-c", "8", "-d", "1.5", "--flush", "0.2")
         self.assertEqual(report["errors"], 0)
