@@ -278,8 +278,8 @@ void call_expect(struct fixture *f, struct call *c, moor_err err)
     call_start(f, c);
     call_wait(c);
     if (c->done.fault.err != err)
-        print_error("%s: %s (%d)\n", c->request.url,
-                    c->done.fault.what ? c->done.fault.what : "", c->done.fault.tls_code);
+        print_error("%s: %s (%d)\n", c->request.url, c->done.fault.what ? c->done.fault.what : "",
+                    c->done.fault.tls_code);
     assert_err(c->done.fault.err, err);
     if (err)
         assert_non_null(c->done.fault.what);

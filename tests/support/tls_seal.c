@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { TLS_12_ON_THE_WIRE = 0x0303 };
+
 static void hmac(const uint8_t *key, size_t key_len, const uint8_t *in, size_t len,
                  uint8_t out[TLS_SECRET_LEN])
 {
@@ -100,12 +102,12 @@ size_t tls_seal_record(struct tls_seal *s, uint8_t type, const void *bytes, size
         memcpy(nonce + 4, aad, 8);
         memcpy(out + 5, aad, 8);
         aad[8] = type;
-        memcpy(aad + 9, "\x03\x03", 2);
+        put_number(aad + 9, TLS_12_ON_THE_WIRE, 2);
         put_number(aad + 11, len, 2);
     }
     const size_t body_len = explicit_len + len + 16;
     out[0] = s->is_13 ? 23 : type;
-    memcpy(out + 1, "\x03\x03", 2);
+    put_number(out + 1, TLS_12_ON_THE_WIRE, 2);
     put_number(out + 3, body_len, 2);
     if (s->is_13)
         gcm(s, nonce, out, 5, text, len);
