@@ -20,5 +20,6 @@ uint32_t moor_version_number(void)
 
 const char *moor_build_info(void)
 {
-    return "mooring 0.1.0; c-ares " ARES_VERSION_STR "; io_uring and epoll; " COMPILER;
+    return "mooring 0.1.0; c-ares " ARES_VERSION_STR "; io_uring and epoll; "
+           "wolfSSL " MR_WOLFSSL_TEXT "; " COMPILER;
 }

@@ -20,6 +20,7 @@ from mooring_case import (WAIT_S, BlackHole, NoSuchName, Origin, closed_port, en
 MOORING, ORIGIN = sys.argv[1:3]
 del sys.argv[1:3]
 ROOT = Path(__file__).resolve().parents[2]
+BUILD = r"(?m)^mooring \d.*; c-ares \d.*; wolfSSL \S.*; (gcc|clang) \d"
 
 
 class GetTest(unittest.TestCase):
@@ -328,9 +329,14 @@ class OtherCommands(unittest.TestCase):
             self.assertIn(f"\n.It {code}\n", manual)
 
     def test_version(self):
-        code, out, _ = run(MOORING, "version")
-        self.assertEqual(code, 0)
-        self.assertRegex(out.decode(), r"\Amooring \d+\.\d+\.\d+\n.+\n")
+        for name in ("version", "--version"):
+            code, out, _ = run(MOORING, name)
+            self.assertEqual(code, 0)
+            self.assertRegex(out.decode(), BUILD)
+        self.assertRegex(run(MOORING, "options")[1].decode(), BUILD)
+
+    def test_version_is_first(self):
+        self.assertRegex(run(MOORING, "version")[1].decode(), r"\Amooring \d+\.\d+\.\d+\n.+\n")
 
     def test_origin_is_the_one_beside(self):
         with subprocess.Popen([MOORING, "origin", "--port", "0"], stdout=subprocess.PIPE) as program:

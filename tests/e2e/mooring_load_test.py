@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""mooring load: its report as JSON and as text, pacing, errors, an early end.
+"""mooring load: its report as JSON and as text, pacing, errors, an early end, TLS.
 
 Usage: mooring_load_test.py PATH-OF-MOORING PATH-OF-MOORING-ORIGIN [unittest arguments]
 """
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 
@@ -23,13 +24,18 @@ SCHEMA = {
     "reuse": NUMBER, "conns_opened": int, "conns_open": int, "cpu_us_per_request": NUMBER,
     "syscalls_per_request": NUMBER, "memory_per_conn": (int, type(None)),
     "memory_private_dirty": (int, type(None)), "in_flight": int, "shards": int, "backend": str,
+    "flushes": int, "tls": (dict, type(None)),
 }
+TLS_SCHEMA = {"handshakes": int, "resumed": int, "resumption": NUMBER, "failed": int,
+              "handshake_us": dict, "after_flush": dict}
 
 
 class LoadTest(unittest.TestCase):
+    options = ()
+
     @classmethod
     def setUpClass(cls):
-        cls.origin = Origin(ORIGIN)
+        cls.origin = Origin(ORIGIN, *cls.options)
 
     @classmethod
     def tearDownClass(cls):
@@ -42,8 +48,14 @@ class LoadTest(unittest.TestCase):
         self.assertEqual(set(report), set(SCHEMA))
         for key, kind in SCHEMA.items():
             self.assertIsInstance(report[key], kind, key)
-        for key in ("latency_us", "acquire_us"):
-            times = report[key]
+        tls = report["tls"]
+        if tls is not None:
+            self.assertEqual({k: type(v) for k, v in tls.items() if k != "resumption"},
+                             {k: v for k, v in TLS_SCHEMA.items() if k != "resumption"})
+            self.assertEqual(list(tls["after_flush"]), ["handshakes", "resumption"])
+            self.assertAlmostEqual(tls["resumption"], tls["resumed"] / max(1, tls["handshakes"]), 5)
+        for times in (report["latency_us"], report["acquire_us"],
+                      *([tls["handshake_us"]] if tls else [])):
             self.assertEqual(list(times), ["p50", "p99", "p999", "max"])
             # The library's histogram is within 1 %: neighbours may cross by that much.
             ordered = list(times.values())
@@ -148,6 +160,112 @@ class Runs(LoadTest):
                 out, _ = program.communicate(timeout=WAIT_S)
                 self.assertEqual(program.returncode, 0)
                 self.assertLess(self.checked(out)["seconds"], 20)
+
+    def test_flush(self):
+        report = self.load("/bytes/10", "-c", "4", "-d", "1", "--flush", "0.1")
+        self.assertEqual((report["errors"], report["tls"]), (0, None))
+        self.assertIn(report["flushes"], range(2, 11))
+        # Not all conns there are come back between two flushes on a busy machine.
+        self.assertIn(report["conns_opened"], range(4 + report["flushes"], 4 * 11 + 1))
+        report = self.load("/bytes/10", "-c", "4", "-d", "0.3")
+        self.assertEqual((report["flushes"], report["conns_opened"]), (0, 4))
+
+
+class Tls(LoadTest):
+    folder = tempfile.TemporaryDirectory(prefix="mooring-load-")
+    ca = folder.name + "/ca.pem"
+    options = ("--tls", "--tls-ca-out", ca)
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        cls.folder.cleanup()
+
+    def secure(self, target, *arguments, **more):
+        return self.load(target, "--cacert", self.ca, *arguments, **more)
+
+    def test_full_handshakes(self):
+        report = self.secure("/bytes/100", "-c", "8", "-n", "3000", MOORING_TLS_TICKETS_MAX="0")
+        self.assertEqual((report["requests"], report["errors"]), (3000, 0))
+        self.assertEqual(report["body_bytes"], 300_000)
+        tls = report["tls"]
+        self.assertEqual(tls["handshakes"], report["conns_opened"])
+        self.assertGreater(tls["handshakes"], 0)
+        self.assertEqual((tls["resumed"], tls["failed"]), (0, 0))
+        self.assertGreater(tls["handshake_us"]["p50"], 10)
+        self.assertGreaterEqual(tls["handshake_us"]["p99"], tls["handshake_us"]["p50"])
+        self.assertEqual(tls["after_flush"], {"handshakes": 0, "resumption": 0})
+
+    def test_handshakes_are_not_requests(self):
+        report = self.secure("/delay/300", "-c", "2", "-n", "6")
+        self.assertGreaterEqual(report["latency_us"]["p50"], 299_000)
+        self.assertLess(report["tls"]["handshake_us"]["p50"], 299_000)
+
+    def test_resumed_after_a_flush(self):
+        report = self.secure("/bytes/100", "-c", "8", "-d", "1.5", "--flush", "0.2")
+        self.assertEqual(report["errors"], 0)
+        self.assertIn(report["flushes"], range(2, 8))
+        again = report["tls"]["after_flush"]
+        self.assertGreaterEqual(again["handshakes"], report["flushes"])
+        self.assertGreater(again["resumption"], 0.99)
+        self.assertLess(report["tls"]["resumption"], 1)  # the first ones had no ticket
+        report = self.secure("/bytes/100", "-c", "8", "-d", "0.8", "--flush", "0.2",
+                             MOORING_TLS_TICKETS_MAX="0")
+        self.assertGreater(report["tls"]["after_flush"]["handshakes"], 0)
+        self.assertEqual(report["tls"]["after_flush"]["resumption"], 0)
+
+    def test_origin_agrees(self):
+        seen = json.loads(self.secure_get("/stats"))
+        report = self.secure("/bytes/10", "-c", "4", "-d", "0.7", "--flush", "0.2")
+        after = json.loads(self.secure_get("/stats"))
+        tls = report["tls"]
+        self.assertEqual(after["handshakes"] - seen["handshakes"] - 1, tls["handshakes"])
+        self.assertEqual(after["handshakes_resumed"] - seen["handshakes_resumed"], tls["resumed"])
+
+    def secure_get(self, target):
+        code, out, err = run(MOORING, "get", "--cacert", self.ca, self.origin.url(target))
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_text_and_progress(self):
+        code, out, err = run(MOORING, "load", self.origin.url("/bytes/10"), "--cacert", self.ca,
+                             "-c", "4", "-d", "1.5", "--flush", "0.5", "--progress")
+        self.assertEqual(code, 0, err)
+        out = out.decode()
+        self.assertRegex(out, r"(?m)^  handshake +p50 \S+ [um]?s, p99 ")
+        self.assertRegex(out, r"(?m)^  handshakes +\d+, \d+\.\d\d % of them resumed; 0 failed$")
+        self.assertRegex(out, r"(?m)^    after flush +\d+, 100\.00 % of them resumed$")
+        self.assertIn("; flushed 2 times", out)
+        self.assertRegex(err, r"\A +1 s  \d+ requests  \d+/s  0 failed  p99 \S+ \S+  \d+ connections\n")
+
+    def test_failures(self):
+        for arguments, why in ((("--server-name", "wrong.example"), "not for this host.*--server-name"),
+                               (("--pin", "sha256/" + "A" * 43 + "="), "not pinned.*--pin")):
+            code, out, err = run(MOORING, "load", self.origin.url("/bytes/1"), "--json", "--cacert",
+                                 self.ca, "-c", "2", "-n", "4", *arguments)
+            self.assertEqual(code, 1, err)
+            report = self.checked(out)
+            self.assertEqual((report["requests"], report["errors"]), (0, 4))
+            self.assertGreater(report["errors_by_kind"]["MOOR_ETLS"], 0)
+            self.assertGreater(report["tls"]["failed"], 0)
+            self.assertEqual(report["tls"]["handshakes"], 0)
+            self.assertRegex(err, rf"\Amooring load: [^\n]*first error: [^\n]*{why}[^\n]*\n\Z")
+
+    def test_insecure_warns_in_the_log(self):
+        for settings, warning in (({"MOORING_LOG": "warn"}, "WITHOUT VERIFICATION"), ({}, r"\A\Z")):
+            code, out, err = run(MOORING, "load", self.origin.url("/bytes/1"), "--json",
+                                 "--insecure", "-c", "1", "-n", "4", **settings)
+            self.assertEqual((code, self.checked(out)["requests"]), (0, 4))
+            self.assertRegex(err, warning)
+
+    def test_nothing_starts_with_wrong_options(self):
+        for arguments, why in ((("--cacert", "/nonexistent"), "/nonexistent: No such file"),
+                               (("--cacert", ""), "--cacert"), (("--pin", "sha256/x"), "sha256/x"),
+                               (("--tls-min", "1.1"), "--tls-min"), (("--flush", "0"), "--flush"),
+                               (("--flush", "x"), "--flush"), (("--flush", "0.0001"), "--flush")):
+            code, out, err = run(MOORING, "load", self.origin.url("/"), "-n", "1", *arguments)
+            self.assertEqual((code, out, err.count("\n")), (2, b"", 1), (arguments, err))
+            self.assertIn(why, err)
 
 
 class Errors(LoadTest):

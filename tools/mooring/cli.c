@@ -4,6 +4,8 @@
  */
 #include "cli.h"
 
+#include "tls.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
@@ -181,7 +183,7 @@ static int complain_of_setup(const char *what, moor_err e)
     char text[TEXT_CAP];
     const moor_fault fault = {.err = e, .what = what};
     cli_complain("%s", cli_fault_line(&fault, NULL, text, sizeof text));
-    return cli_exit_code(e, NULL);
+    return cli_exit_code(e, NULL, NULL);
 }
 
 int cli_runtime_create(uint32_t shards, bool prints_log, moor_runtime **out_runtime)
@@ -225,7 +227,7 @@ void cli_runtime_close(moor_runtime *r, moor_pool *p)
         cli_complain("not everything could be closed: %s", moor_err_text(e));
 }
 
-int cli_exit_code(moor_err e, const moor_why *why)
+int cli_exit_code(moor_err e, const char *what, const moor_why *why)
 {
     switch (e) {
     case MOOR_OK:
@@ -237,12 +239,14 @@ int cli_exit_code(moor_err e, const moor_why *why)
     case MOOR_ETIMEDOUT:
         /* The wait ended because every connect failed: that is what the caller should learn. */
         if (why && why->connect_err != MOOR_OK && why->connect_err != MOOR_ETIMEDOUT)
-            return cli_exit_code(why->connect_err, NULL);
+            return cli_exit_code(why->connect_err, why->connect_what, NULL);
         return EXIT_TIMEOUT;
     case MOOR_ERESOLVE:
         return EXIT_RESOLVE;
     case MOOR_ECONNECT:
         return EXIT_CONNECT;
+    case MOOR_ETLS:
+        return tls_is_distrust(what) ? EXIT_VERIFY : EXIT_TLS;
     case MOOR_EPROTO:
     case MOOR_ERESET:
     case MOOR_ETOOBIG:
@@ -252,13 +256,18 @@ int cli_exit_code(moor_err e, const moor_why *why)
     }
 }
 
-static const char *advice(const moor_fault *fault)
+/* Of the failure, or of the connects that kept failing while it waited. */
+static const char *advice(const moor_fault *fault, const moor_why *why)
 {
+    if (fault->err == MOOR_ETIMEDOUT && why && why->connect_err == MOOR_ETLS)
+        return tls_advice(why->connect_what);
     switch (fault->err) {
     case MOOR_ERESOLVE:
         return "check the name, and the name servers in /etc/resolv.conf";
     case MOOR_ECONNECT:
         return "check that a server listens there";
+    case MOOR_ETLS:
+        return tls_advice(fault->what);
     case MOOR_ETIMEDOUT:
         return "allow more time, or find out why the server is slow";
     case MOOR_ERESET:
@@ -294,16 +303,17 @@ const char *cli_fault_line(const moor_fault *fault, const moor_why *why, char *o
     const bool blames_connect = why && why->connect_err != MOOR_OK;
     const int number =
         fault->os_errno ? fault->os_errno : (blames_connect ? why->connect_errno : 0);
-    char os_text[128] = "", waiting[160] = "";
+    char os_text[128] = "", waiting[320] = "";
     if (number)
         snprintf(os_text, sizeof os_text, ": %s", strerror(number));
     if (why && why->reason != MOOR_WAIT_NONE && fault->err == MOOR_ETIMEDOUT)
-        snprintf(waiting, sizeof waiting, " (waited for a connection: %s%s%s)",
+        snprintf(waiting, sizeof waiting, " (waited for a connection: %s%s%s%s%s)",
                  moor_wait_reason_text(why->reason), blames_connect ? "; last connect: " : "",
-                 blames_connect ? moor_err_text(why->connect_err) : "");
+                 blames_connect ? moor_err_text(why->connect_err) : "", blames_connect ? ": " : "",
+                 blames_connect ? why->connect_what : "");
     const char *what = fault->what && *fault->what ? fault->what : "";
     snprintf(out, cap, "%s%s%s%s%s; %s", moor_err_text(fault->err), *what ? ": " : "", what,
-             os_text, waiting, advice(fault));
+             os_text, waiting, advice(fault, why));
     return out;
 }
 

@@ -21,7 +21,9 @@ enum {
     EXIT_READ = 26,
     EXIT_MEMORY = 27,
     EXIT_TIMEOUT = 28,
-    EXIT_PEER = 56 /* reset, or broke the protocol */
+    EXIT_TLS = 35,
+    EXIT_PEER = 56,  /* reset, or broke the protocol */
+    EXIT_VERIFY = 60 /* the server's certificate was refused */
 };
 
 /* The header lines of the command line. Names and values point into argv. */
@@ -62,7 +64,8 @@ int cli_pool_open(moor_runtime *r, const char *url, const moor_pool_options *o,
 /* Closes and destroys; NULLs are fine. What is stuck is given up: the process ends anyway. */
 void cli_runtime_close(moor_runtime *r, moor_pool *p);
 
-int cli_exit_code(moor_err e, const moor_why *why);
+/* what: the fault's, which tells a refused certificate from other trouble with TLS; it and why may be NULL. */
+int cli_exit_code(moor_err e, const char *what, const moor_why *why);
 /* "could not connect: connect: Connection refused; check that ...". why may be NULL. Returns out. */
 const char *cli_fault_line(const moor_fault *fault, const moor_why *why, char *out, size_t cap);
 

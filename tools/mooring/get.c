@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "source.h"
+#include "tls.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,8 @@ struct get_options {
     moor_ms timeout_ms;
     moor_ms connect_timeout_ms;
     bool prints_head, is_verbose, is_idempotent, expects_continue, fails_on_status;
+    bool prints_tls;
+    struct tls_options tls;
 };
 
 struct output {
@@ -40,6 +43,7 @@ struct output {
 struct transfer {
     const struct get_options *options;
     struct output *output; /* shared by all URLs */
+    struct tls_seen *tls;  /* likewise */
     struct source source;
     moor_op op;
     char url[URL_CAP]; /* masked, for what is printed */
@@ -64,12 +68,14 @@ static const char usage[] =
     "  --expect-continue     wait for \"100 Continue\" before the body\n"
     "  --idempotent          the request may be sent again if a connection dies\n"
     "  --fail                a status of 400 or more is a failure: no body, exit 22\n"
-    "  --help                this text\n"
+    "  --help                this text\n" TLS_USAGE
+    "  --tls-info            what the handshake came to, on standard error after the response\n"
     "Exit status, of the first URL that failed:\n"
     "  0 all went well            1 another failure       2 wrong usage, URL or variable\n"
     "  6 name did not resolve     7 could not connect    22 status >= 400, with --fail\n"
     " 23 cannot write output     26 cannot read -d @FILE 27 memory limit reached\n"
-    " 28 timeout                 56 the peer reset, or broke the protocol\n"
+    " 28 timeout                 35 failure of TLS         60 certificate refused\n"
+    " 56 the peer reset, or broke the protocol\n"
     "MOORING_* and MOORING_POOL_GET_* tune it: see mooring options.\n";
 
 /* ---- output ---- */
@@ -189,7 +195,7 @@ static int complain_of_end(const struct transfer *t, const moor_fault *fault, co
         return EXIT_HTTP_STATUS;
     }
     cli_complain("%s: %s", t->url, cli_fault_line(fault, why, line, sizeof line));
-    return cli_exit_code(fault->err, why);
+    return cli_exit_code(fault->err, fault->what, why);
 }
 
 static void on_done(void *user, const moor_http_done *d)
@@ -198,6 +204,8 @@ static void on_done(void *user, const moor_http_done *d)
     t->is_done = true;
     if (t->options->is_verbose)
         print_times(t, d);
+    if (t->options->prints_tls && tls_is_asked(t->url))
+        tls_seen_print(t->tls, t->url, d->reused);
     const bool is_good = d->fault.err == MOOR_OK && !t->output->failed_errno && !hides_body(t);
     t->exit_code = is_good ? EXIT_OK : complain_of_end(t, &d->fault, d->why);
 }
@@ -247,10 +255,10 @@ static moor_err send_request(struct transfer *t, moor_pool *pool, const char *ur
     return moor_http_send(pool, &r, &handlers, t, &t->op);
 }
 
-static int fetch(const struct get_options *o, struct output *output, moor_shard *shard,
-                 moor_pool *pool, const char *url)
+static int fetch(const struct get_options *o, struct output *output, struct tls_seen *tls,
+                 moor_shard *shard, moor_pool *pool, const char *url)
 {
-    struct transfer t = {.options = o, .output = output, .source.fd = -1};
+    struct transfer t = {.options = o, .output = output, .tls = tls, .source.fd = -1};
     cli_mask_url(url, t.url, sizeof t.url);
     if (o->data && !source_open(&t.source, o->data))
         return EXIT_READ;
@@ -266,6 +274,21 @@ static int fetch(const struct get_options *o, struct output *output, moor_shard 
     return t.exit_code;
 }
 
+static int open_pool(const struct get_options *o, moor_runtime *runtime, struct tls_seen *tls,
+                     moor_pool **out_pool)
+{
+    moor_pool_options p;
+    moor_pool_options_init(&p);
+    p.name = "get";
+    p.conns_min_idle = 0;
+    tls_apply(&o->tls, &p);
+    if (o->prints_tls) {
+        p.on_event = tls_seen_event;
+        p.event_user = tls;
+    }
+    return cli_pool_open(runtime, NULL, &p, out_pool);
+}
+
 static int fetch_all(const struct get_options *o, char **urls, int count)
 {
     moor_runtime *runtime = NULL;
@@ -277,19 +300,16 @@ static int fetch_all(const struct get_options *o, char **urls, int count)
     const moor_err e = moor_shard_adopt(runtime, &shard);
     if (e != MOOR_OK) {
         cli_complain("no loop on this machine: %s", moor_err_text(e));
-        code = cli_exit_code(e, NULL);
+        code = cli_exit_code(e, NULL, NULL);
     }
-    moor_pool_options pool_options;
-    moor_pool_options_init(&pool_options);
-    pool_options.name = "get";
-    pool_options.conns_min_idle = 0;
+    struct tls_seen tls = {0};
     if (code == EXIT_OK)
-        code = cli_pool_open(runtime, NULL, &pool_options, &pool);
+        code = open_pool(o, runtime, &tls, &pool);
     if (code == EXIT_OK && o->is_verbose)
         fprintf(stderr, "* %s\n", moor_runtime_backend(runtime));
     struct output output = {.path = o->out_path, .fd = o->out_path ? -1 : STDOUT_FILENO};
     for (int i = 0; pool && i < count && !output.failed_errno; i++) {
-        const int one = fetch(o, &output, shard, pool, urls[i]);
+        const int one = fetch(o, &output, &tls, shard, pool, urls[i]);
         code = code == EXIT_OK ? one : code;
     }
     if (o->out_path && output.fd >= 0 && close(output.fd) < 0 && code == EXIT_OK) {
@@ -304,7 +324,15 @@ static int fetch_all(const struct get_options *o, char **urls, int count)
 
 /* ---- the command line ---- */
 
-enum { OPT_TIMEOUT = 256, OPT_CONNECT, OPT_EXPECT, OPT_IDEMPOTENT, OPT_FAIL, OPT_HELP };
+enum {
+    OPT_TIMEOUT = 256,
+    OPT_CONNECT,
+    OPT_EXPECT,
+    OPT_IDEMPOTENT,
+    OPT_FAIL,
+    OPT_TLS_INFO,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
     {"timeout", required_argument, NULL, OPT_TIMEOUT},
@@ -312,6 +340,8 @@ static const struct option long_options[] = {
     {"expect-continue", no_argument, NULL, OPT_EXPECT},
     {"idempotent", no_argument, NULL, OPT_IDEMPOTENT},
     {"fail", no_argument, NULL, OPT_FAIL},
+    {"tls-info", no_argument, NULL, OPT_TLS_INFO},
+    TLS_LONG_OPTIONS,
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
@@ -347,7 +377,11 @@ static bool take_option(struct get_options *o, int opt)
         return o->is_idempotent = true;
     case OPT_FAIL:
         return o->fails_on_status = true;
+    case OPT_TLS_INFO:
+        return o->prints_tls = true;
     default:
+        if (tls_is_option(opt))
+            return tls_take_option(&o->tls, opt);
         cli_misused("unknown option, or one without its value");
         return false;
     }
@@ -387,5 +421,6 @@ int get_main(int argc, char **argv)
         code = fetch_all(&o, argv + optind, argc - optind);
     }
     cli_header_free(&o.headers);
+    tls_free(&o.tls);
     return code;
 }

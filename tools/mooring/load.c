@@ -7,57 +7,25 @@
 #include "commands.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    CONC_MAX = 1000000,
-    SHARDS_MAX = 64,
-    BODY_MAX = 64 * 1024 * 1024,
-    GRACE_S = 5,  /* for what is in flight when the time is over; then it is cancelled */
-    CANCEL_S = 5, /* for cancelled requests to say so; then the run is given up */
-    FLIGHT_DEFAULT = 64,
-    SECONDS_DEFAULT = 10
+    GRACE_S = 5, /* for what is in flight when the time is over; then it is cancelled */
+    CANCEL_S = 5 /* for cancelled requests to say so; then the run is given up */
 };
 
 #define NS_PER_S     1000000000LL
 #define TICK_NS      100000000LL /* lanes that hold back after failures try again so often */
 #define PACE_TICK_NS 100000LL    /* the finest the schedule of --rate is followed */
-#define RATE_MAX     10000000.0
 
 static struct load *interrupted; /* the run that SIGINT ends early */
-
-static const char usage[] =
-    "usage: mooring load [options] URL\n"
-    "Keeps requests in flight and reports speed, latency and what the pool did.\n"
-    "  -c N                requests in flight, over all shards (default 64)\n"
-    "  -d SECONDS          for so long (default 10, unless -n is given)\n"
-    "  -n N                until N requests are made\n"
-    "  --rate R            R requests a second on a fixed schedule; latency then counts from when "
-    "a\n"
-    "                      request was due, so a stall is seen by all it delayed\n"
-    "  --shards N          loops, one thread each (default: one per CPU, at most -c)\n"
-    "  -H 'Name: value'    add a header (again for more)\n"
-    "  -X METHOD           use this method\n"
-    "  --body DATA|@FILE   send this body, with POST\n"
-    "  --timeout MS        for each request (also 500ms, 3s; default: none)\n"
-    "  --json              one JSON object on standard output instead of text\n"
-    "  --progress          a line a second on standard error even if that is no terminal\n"
-    "  --help              this text\n"
-    "An error is a request without a whole answer, or an answer of 400 and more. Ctrl-C ends "
-    "early,\n"
-    "with the report. Exit status: 0 no errors, 1 errors, 2 wrong usage, URL or variable.\n"
-    "-c sets CONNS_MAX, and CONNS_MIN_IDLE is 0; MOORING_* and MOORING_POOL_LOAD_* override "
-    "both.\n";
 
 int64_t now_ns(void)
 {
@@ -135,6 +103,18 @@ static int64_t earlier(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* The first one starts the count of handshakes that could have been resumed. */
+static void flush(struct load *l)
+{
+    if (l->flushes++ == 0) {
+        moor_stats s;
+        moor_stats_read(l->pool, &s);
+        l->handshakes_before = s.tls_handshakes;
+        l->resumed_before = s.tls_resumed;
+    }
+    moor_pool_flush(l->pool);
+}
+
 /* Runs until every lane is done. False: some request ended in no way, not even when cancelled. */
 static bool watch(struct load *l)
 {
@@ -143,12 +123,15 @@ static bool watch(struct load *l)
     const int64_t end = l->plan.seconds > 0
                             ? l->start_ns + (int64_t)(l->plan.seconds * (double)NS_PER_S)
                             : INT64_MAX;
+    const int64_t flush_ns = (int64_t)(l->plan.flush_s * (double)NS_PER_S);
+    int64_t next_flush = flush_ns ? l->start_ns + flush_ns : INT64_MAX;
     int64_t progress = l->start_ns + NS_PER_S, tick = l->start_ns + TICK_NS;
     int64_t give_up = INT64_MAX; /* next step of ending: cancel, then return false */
     uint64_t paced = 0;
     load_wake_all(l);
     while (!is_finished(l)) {
-        int64_t until = earlier(earlier(tick, progress), earlier(end, give_up));
+        int64_t until =
+            earlier(earlier(earlier(tick, progress), earlier(end, give_up)), next_flush);
         if (l->interval_ns > 0) {
             const int64_t due = l->start_ns + (int64_t)((double)paced * l->interval_ns);
             const int64_t finest = now_ns() + PACE_TICK_NS;
@@ -170,6 +153,11 @@ static bool watch(struct load *l)
         }
         if (l->interval_ns > 0 && !is_stopping)
             paced = load_wake_due(l, paced, now);
+        if (now >= next_flush) {
+            next_flush = is_stopping ? INT64_MAX : now + flush_ns;
+            if (!is_stopping)
+                flush(l);
+        }
         if (now >= tick) {
             tick = now + TICK_NS;
             load_wake_all(l);
@@ -208,6 +196,27 @@ static void add_lanes(const struct load *l, struct report *r)
     r->errors += r->status_4xx + r->status_5xx;
 }
 
+static void add_tls(const struct load *l, const moor_stats *s, struct report *r)
+{
+    struct tls_report *t = &r->tls;
+    r->has_tls = tls_is_asked(l->plan.url);
+    t->handshakes = s->tls_handshakes;
+    t->resumed = s->tls_resumed;
+    t->failed = s->tls_failed;
+    if (r->flushes) {
+        t->flushed_handshakes = s->tls_handshakes - l->handshakes_before;
+        t->flushed_resumed = s->tls_resumed - l->resumed_before;
+    }
+    moor_histogram *h = NULL;
+    if (moor_histogram_read(l->pool, MOOR_HISTOGRAM_HANDSHAKE, &h) == MOOR_OK) {
+        t->p50 = moor_histogram_percentile(h, 50);
+        t->p99 = moor_histogram_percentile(h, 99);
+        t->p999 = moor_histogram_percentile(h, 99.9);
+        t->max = moor_histogram_percentile(h, 100);
+    }
+    moor_histogram_free(h);
+}
+
 static void add_pool(const struct load *l, struct report *r)
 {
     moor_stats s;
@@ -216,6 +225,8 @@ static void add_pool(const struct load *l, struct report *r)
     r->acquires_reused = s.acquires_reused;
     r->conns_opened = s.conns_created;
     r->conns_open = s.conns_open;
+    r->flushes = l->flushes;
+    add_tls(l, &s, r);
     moor_histogram *h = NULL;
     if (moor_histogram_read(l->pool, MOOR_HISTOGRAM_ACQUIRE, &h) == MOOR_OK) {
         r->acquire_p50 = moor_histogram_percentile(h, 50);
@@ -301,6 +312,7 @@ static int open_pool(struct load *l, moor_runtime *runtime)
     o.conns_min_idle = 0;
     if (o.waiters_max < l->plan.conc)
         o.waiters_max = l->plan.conc;
+    tls_apply(&l->plan.tls, &o);
     return cli_pool_open(runtime, l->plan.upstream, &o, &l->pool);
 }
 
@@ -363,141 +375,12 @@ static int run(struct load *l)
     return code;
 }
 
-/* ---- the command line ---- */
-
-/* The pool takes scheme and authority, each request the rest. */
-static bool split_url(struct plan *p)
-{
-    const char *scheme_end = strstr(p->url, "://");
-    const char *authority = scheme_end ? scheme_end + 3 : p->url;
-    const char *rest = authority + strcspn(authority, "/?#");
-    const size_t rest_len = strcspn(rest, "#");
-    const bool has_path = *rest == '/';
-    p->upstream = strndup(p->url, (size_t)(rest - p->url));
-    p->target = malloc(rest_len + 2);
-    if (!p->upstream || !p->target)
-        return false;
-    snprintf(p->target, rest_len + 2, "%s%.*s", has_path ? "" : "/", (int)rest_len, rest);
-    return true;
-}
-
-static bool read_body(struct plan *p, const char *argument)
-{
-    if (*argument != '@') {
-        p->body = strdup(argument);
-        p->body_len = strlen(argument);
-        return p->body;
-    }
-    struct stat st;
-    const char *path = argument + 1;
-    FILE *f = fopen(path, "re");
-    if (!f || fstat(fileno(f), &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > BODY_MAX) {
-        cli_complain("--body %s: %s", argument,
-                     f ? "not a file of at most 64 MiB" : strerror(errno));
-        if (f)
-            fclose(f);
-        return false;
-    }
-    p->body = malloc((size_t)st.st_size + 1);
-    p->body_len = p->body ? fread(p->body, 1, (size_t)st.st_size, f) : 0;
-    fclose(f);
-    return p->body;
-}
-
-enum { OPT_RATE = 256, OPT_SHARDS, OPT_BODY, OPT_TIMEOUT, OPT_JSON, OPT_PROGRESS, OPT_HELP };
-
-static const struct option long_options[] = {
-    {"rate", required_argument, NULL, OPT_RATE}, {"shards", required_argument, NULL, OPT_SHARDS},
-    {"body", required_argument, NULL, OPT_BODY}, {"timeout", required_argument, NULL, OPT_TIMEOUT},
-    {"json", no_argument, NULL, OPT_JSON},       {"progress", no_argument, NULL, OPT_PROGRESS},
-    {"help", no_argument, NULL, OPT_HELP},       {NULL, 0, NULL, 0},
-};
-
-static bool take_rate(struct plan *p)
-{
-    char *end = NULL;
-    p->rate = strtod(optarg, &end);
-    if (end != optarg && !*end && p->rate >= 0.001 && p->rate <= RATE_MAX)
-        return true;
-    cli_misused("--rate %s is not a number of requests a second from 0.001 to %.0f", optarg,
-                RATE_MAX);
-    return false;
-}
-
-/* Returns false after a complaint. */
-static bool take_option(struct plan *p, int opt)
-{
-    uint64_t n = 0;
-    bool is_good = true;
-    switch (opt) {
-    case 'c':
-        is_good = cli_number("-c", optarg, 1, CONC_MAX, &n);
-        p->conc = (uint32_t)n;
-        return is_good;
-    case 'd':
-        return cli_seconds("-d", optarg, &p->seconds);
-    case 'n':
-        return cli_number("-n", optarg, 1, INT64_MAX, &p->count);
-    case 'H':
-        return cli_header_add(&p->headers, optarg);
-    case 'X':
-        p->method = optarg;
-        return true;
-    case OPT_RATE:
-        return take_rate(p);
-    case OPT_SHARDS:
-        is_good = cli_number("--shards", optarg, 1, SHARDS_MAX, &n);
-        p->shards = (uint32_t)n;
-        return is_good;
-    case OPT_BODY:
-        free(p->body);
-        return read_body(p, optarg);
-    case OPT_TIMEOUT:
-        return cli_duration("--timeout", optarg, &p->timeout_ms);
-    case OPT_JSON:
-        return p->as_json = true;
-    case OPT_PROGRESS:
-        return p->shows_progress = true;
-    default:
-        cli_misused("unknown option, or one without its value");
-        return false;
-    }
-}
-
-static int read_plan(struct plan *p, int argc, char **argv)
-{
-    *p = (struct plan){.conc = FLIGHT_DEFAULT, .shards = MOOR_SHARDS_AUTO};
-    opterr = 0;
-    /* The URL may stand before the options, too. */
-    for (int opt; (opt = getopt_long(argc, argv, "c:d:n:H:X:", long_options, NULL)) != -1;) {
-        if (opt == OPT_HELP) {
-            fputs(usage, stdout);
-            return EXIT_OK;
-        }
-        if (!take_option(p, opt))
-            return EXIT_USAGE;
-    }
-    if (argc - optind != 1)
-        return cli_misused(optind == argc ? "no URL" : "one URL only");
-    if (p->seconds <= 0 && p->count == 0)
-        p->seconds = SECONDS_DEFAULT;
-    p->url = argv[optind];
-    if (!split_url(p)) {
-        cli_complain("out of memory");
-        return EXIT_MEMORY;
-    }
-    return -1;
-}
-
 int load_main(int argc, char **argv)
 {
     struct load l = {0};
-    int code = read_plan(&l.plan, argc, argv);
+    int code = plan_read(&l.plan, argc, argv);
     if (code < 0)
         code = run(&l);
-    cli_header_free(&l.plan.headers);
-    free(l.plan.upstream);
-    free(l.plan.target);
-    free(l.plan.body);
+    plan_free(&l.plan);
     return code;
 }

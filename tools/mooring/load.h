@@ -8,6 +8,7 @@
 
 #include "cli.h"
 #include "latency.h"
+#include "tls.h"
 
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -35,6 +36,8 @@ struct plan {
     char *body; /* owned; NULL = none */
     size_t body_len;
     moor_ms timeout_ms; /* 0 = none */
+    double flush_s;     /* the pool is flushed so often; 0 = never */
+    struct tls_options tls;
 };
 
 struct lane;
@@ -76,12 +79,21 @@ struct load {
     uint32_t lane_count;
     struct lane *lanes;
     int64_t start_ns;
+    uint64_t flushes;
+    uint64_t handshakes_before, resumed_before; /* when it was flushed for the first time */
     double interval_ns;        /* paced: between two requests of all lanes together; 0 else */
     _Atomic(int64_t) tickets;  /* requests not yet handed to a lane */
     _Atomic(bool) is_stopping; /* no new requests */
     _Atomic(bool) is_canceling;
     _Atomic(uint32_t) finished_lanes;
     sem_t news; /* a lane finished, or a signal came */
+};
+
+/* Of an https run. */
+struct tls_report {
+    uint64_t handshakes, resumed, failed;
+    uint64_t flushed_handshakes, flushed_resumed; /* those after the first flush */
+    moor_ns p50, p99, p999, max;
 };
 
 /* Everything of a finished run. */
@@ -92,6 +104,9 @@ struct report {
     struct latency latency;
     moor_ns acquire_p50, acquire_p99, acquire_p999, acquire_max;
     uint64_t acquires, acquires_reused, conns_opened, conns_open;
+    uint64_t flushes;
+    bool has_tls;
+    struct tls_report tls;
     double cpu_us_per_request, syscalls_per_request;
     int64_t memory_bytes;    /* Private_Dirty of the process afterwards; -1 = unreadable */
     int64_t memory_per_conn; /* what the run added, per open conn; -1 = unknown */
@@ -100,6 +115,10 @@ struct report {
     uint32_t shards;
     const char *first_fault; /* "" = none */
 };
+
+/* Returns -1, or the exit code where there is nothing to run. plan_free frees either way. */
+int plan_read(struct plan *p, int argc, char **argv);
+void plan_free(struct plan *p);
 
 int64_t now_ns(void);
 

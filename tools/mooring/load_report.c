@@ -39,6 +39,19 @@ static void print_percentiles(const char *name, moor_ns p50, moor_ns p99, moor_n
            cli_time(p99, b, sizeof b), cli_time(p999, c, sizeof c), cli_time(max, d, sizeof d));
 }
 
+static void print_tls(const struct report *r)
+{
+    const struct tls_report *t = &r->tls;
+    print_percentiles("handshake", t->p50, t->p99, t->p999, t->max);
+    printf("  %-14s %llu, %.2f %% of them resumed; %llu failed\n", "handshakes",
+           (unsigned long long)t->handshakes, 100 * ratio(t->resumed, t->handshakes),
+           (unsigned long long)t->failed);
+    if (r->flushes)
+        printf("  %-14s %llu, %.2f %% of them resumed\n", "  after flush",
+               (unsigned long long)t->flushed_handshakes,
+               100 * ratio(t->flushed_resumed, t->flushed_handshakes));
+}
+
 void report_print(const struct plan *plan, const struct report *r)
 {
     char url[256];
@@ -55,8 +68,13 @@ void report_print(const struct plan *plan, const struct report *r)
                       latency_percentile(&r->latency, 99), latency_percentile(&r->latency, 99.9),
                       r->latency.max_ns);
     print_percentiles("acquire", r->acquire_p50, r->acquire_p99, r->acquire_p999, r->acquire_max);
-    printf("  %-14s %.3f %% of acquires; %llu connections opened\n", "reuse",
+    printf("  %-14s %.3f %% of acquires; %llu connections opened", "reuse",
            100 * ratio(r->acquires_reused, r->acquires), (unsigned long long)r->conns_opened);
+    if (r->flushes)
+        printf("; flushed %llu times", (unsigned long long)r->flushes);
+    printf("\n");
+    if (r->has_tls)
+        print_tls(r);
     printf("  %-14s %llu", "errors", (unsigned long long)r->errors);
     if (r->errors) {
         printf(": ");
@@ -87,6 +105,17 @@ static void print_bytes_json(const char *key, int64_t bytes, const char *after)
         printf("\"%s\": %lld%s", key, (long long)bytes, after);
 }
 
+static void print_tls_json(const struct tls_report *t)
+{
+    printf("{\"handshakes\": %llu, \"resumed\": %llu, \"resumption\": %.6f, \"failed\": %llu, ",
+           (unsigned long long)t->handshakes, (unsigned long long)t->resumed,
+           ratio(t->resumed, t->handshakes), (unsigned long long)t->failed);
+    print_times_json("handshake_us", t->p50, t->p99, t->p999, t->max);
+    printf("\"after_flush\": {\"handshakes\": %llu, \"resumption\": %.6f}}, ",
+           (unsigned long long)t->flushed_handshakes,
+           ratio(t->flushed_resumed, t->flushed_handshakes));
+}
+
 void report_print_json(const struct plan *plan, const struct report *r)
 {
     printf("{\"requests\": %llu, \"errors\": %llu, \"errors_by_kind\": {",
@@ -104,6 +133,11 @@ void report_print_json(const struct plan *plan, const struct report *r)
            "\"cpu_us_per_request\": %.3f, \"syscalls_per_request\": %.4f, ",
            ratio(r->acquires_reused, r->acquires), (unsigned long long)r->conns_opened,
            (unsigned long long)r->conns_open, r->cpu_us_per_request, r->syscalls_per_request);
+    printf("\"flushes\": %llu, \"tls\": ", (unsigned long long)r->flushes);
+    if (r->has_tls)
+        print_tls_json(&r->tls);
+    else
+        printf("null, ");
     print_bytes_json("memory_per_conn", r->memory_per_conn, ", ");
     print_bytes_json("memory_private_dirty", r->memory_bytes, ", ");
     printf("\"in_flight\": %u, \"shards\": %u, \"backend\": \"%s\"}\n", plan->conc, r->shards,

@@ -50,6 +50,8 @@ static int options_main(int argc, char **argv)
     if (code >= 0)
         return code;
     moor_options_write(format, write_text, stdout);
+    if (format == MOOR_OPTIONS_TEXT)
+        printf("\n%s\n", moor_build_info());
     return EXIT_OK;
 }
 
@@ -102,6 +104,8 @@ int main(int argc, char **argv)
         fputs(usage, stdout);
         return EXIT_OK;
     }
+    if (strcmp(name, "--version") == 0)
+        name = "version";
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(name, commands[i].name) == 0) {
             cli_set_command(name);
