@@ -226,6 +226,10 @@ void mr_berth_ready(struct mr_conn *c)
         mr_conn_close(c, "pool is draining");
         return;
     }
+    if (c->used == 0 && is_old(b, c)) { /* dialled, or on its way here, when the pool was flushed */
+        mr_conn_close(c, FLUSHED);
+        return;
+    }
     if (mr_conn_state(c) == MR_CONN_IDLE) {
         list_idle(b, c);
         if (c->uses == 0)

@@ -40,6 +40,28 @@ static bool is_record_type(uint8_t byte)
     return byte >= 20 && byte <= 23;
 }
 
+/* Where in which record the reading is. False: this is none, nor was meant to be one. */
+static bool follow(struct mr_tls_conn *t, const uint8_t *at, size_t n)
+{
+    for (const uint8_t *end = at + n; at < end;) {
+        if (t->body_left > 0) {
+            const size_t part =
+                (size_t)(end - at) < t->body_left ? (size_t)(end - at) : t->body_left;
+            t->body_left -= (uint32_t)part;
+            at += part;
+            continue;
+        }
+        if (t->header_len == 0 && t->hello && !is_record_type(*at))
+            return false;
+        t->header = t->header << 8 | *at++;
+        if (++t->header_len < 5)
+            continue;
+        t->header_len = 0;
+        t->record = t->body_left = t->header & 0xffff;
+    }
+    return true;
+}
+
 static int on_read(WOLFSSL *w, char *into, int cap, void *ctx)
 {
     (void)w;
@@ -47,14 +69,11 @@ static int on_read(WOLFSSL *w, char *into, int cap, void *ctx)
     if (!t->in_len)
         return WOLFSSL_CBIO_ERR_WANT_READ;
     const size_t n = t->in_len < (size_t)cap ? t->in_len : (size_t)cap;
-    memcpy(into, t->in, n);
-    /* It asks for the five bytes of a record's header, then for its body. */
-    if (cap == 5 && t->hello && !is_record_type(t->in[0])) {
+    if (!follow(t, t->in, n)) {
         t->hello->refused = "TLS handshake: the server does not speak TLS on this port";
         return WOLFSSL_CBIO_ERR_GENERAL;
     }
-    if (cap == 5 && n == 5)
-        t->record = (uint32_t)t->in[3] << 8 | t->in[4];
+    memcpy(into, t->in, n);
     t->in += n;
     t->in_len -= n;
     return (int)n;
@@ -311,8 +330,9 @@ moor_err mr_tls_session_begin(struct mr_tls_conn *t, bool announces_early)
 #else
     (void)announces_early;
 #endif
+    const bool is_short = mr_tls_is_short();
     mr_tls_leave(before);
-    return is_made ? MOOR_OK : MOOR_ENOMEM;
+    return is_made && !is_short ? MOOR_OK : MOOR_ENOMEM;
 }
 
 void mr_tls_session_end(struct mr_tls_conn *t)

@@ -29,6 +29,9 @@ struct mr_tls_conn {
     struct mr_out *made, **made_last; /* written and not yet emitted, during a call */
     size_t unsent;                    /* written and not yet sent, with what its pieces cost */
     uint32_t record;                  /* body of the record being read */
+    uint32_t body_left;               /* of it */
+    uint32_t header;                  /* the last bytes of a header that is not whole */
+    uint8_t header_len;               /* bytes of it; 0..4 */
     int32_t code;                     /* the library's, of the last failure */
     int64_t cert_expires_s;           /* of the server's certificate */
     bool is_connected, is_resumed, is_stapled;

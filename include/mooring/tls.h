@@ -31,7 +31,7 @@ typedef struct moor_tls_info {
 
 /*
  * Reads roots, certificate, key and pins anew. New connections use them; those there are serve what runs on
- * them and are then closed, so nothing is lost. Their tickets are forgotten.
+ * them and are then closed, so nothing is lost. Tickets are kept only where the material is the same as before.
  * from: its tls_ca, tls_cert, tls_key, tls_pins, tls_pin_chain and PEM in memory replace those of before, all
  * of them; the other tls_* stay. Borrowed. NULL = the same files again.
  * On an error nothing has changed, and the log says what and where.

@@ -244,7 +244,8 @@ static void test_handshakes_that_fail(void **state)
         {XOR_CUT,
          MOOR_ERESET,
          0,
-         {"the peer closed the connection", "the connection ended without the peer's word for it"}},
+         {"the peer closed the connection in the TLS handshake",
+          "the connection ended without the peer's word for it"}},
     };
     moor_pool_options o;
     pool_options(&o);

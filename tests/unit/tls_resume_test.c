@@ -208,7 +208,8 @@ static void test_tickets_end(void **state)
     }
 }
 
-/* A server that has forgotten: a whole handshake, and nobody notices. */
+/* A server that has forgotten: a whole handshake, and nobody notices. In 1.2 it takes another conn: the library
+ * cannot go on after a refusal. */
 static void test_tickets_that_are_refused(void **state)
 {
     (void)state;
@@ -222,7 +223,8 @@ static void test_tickets_that_are_refused(void **state)
         assert_false(tls_told(&t).resumed);
         assert_true(tls_told(&t).has_certificate);
         get();
-        expect_offered(2, true, true);
+        expect_offered(version == 12 ? 3 : 2, true, true);
+        assert_int_equal(fixture_stats(&t.f).dials_failed, version == 12 ? 1 : 0);
         tls_end(&t);
     }
 }
