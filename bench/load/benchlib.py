@@ -1,10 +1,11 @@
-"""What the load benchmarks share: servers, pinning, measured processes, the environment."""
+"""What the load benchmarks share: servers, clients, measured processes, the environment."""
 
 import json
 import os
 import pathlib
 import platform
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import certificates
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -55,9 +58,13 @@ def free_address():
     """A loopback address and port nobody listens on. The address varies: conns to one that an
     earlier run closed linger for a minute, and their ports with them."""
     address = f"127.{os.getpid() % 100 + 1}.{int(time.time()) % 250}.1"
+    return address, free_port(address)
+
+
+def free_port(address):
     with socket.socket() as s:
         s.bind((address, 0))
-        return address, s.getsockname()[1]
+        return s.getsockname()[1]
 
 
 def start(command, cpu=None, **settings):
@@ -93,6 +100,7 @@ http {{
         listen {address}:{port} backlog=4096;
         location = /small {{ return 200 "{body}"; }}
     }}
+    {more}
 }}
 """
 
@@ -104,7 +112,8 @@ http {{
         config = pathlib.Path(self.folder.name, "nginx.conf")
         config.write_text(self.CONFIG.format(
             dir=self.folder.name, address=self.address, port=port, body=BODY, files=20000,
-            conns=16384, user="user nobody nogroup;" if os.geteuid() == 0 else ""))
+            conns=16384, more=self.more(),
+            user="user nobody nogroup;" if os.geteuid() == 0 else ""))
         self.process = start([binary, "-c", config, "-e", f"{self.folder.name}/error.log",
                               "-p", self.folder.name], cpu,
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -115,12 +124,87 @@ http {{
             log = pathlib.Path(self.folder.name, "error.log")
             raise RuntimeError(f"nginx: {e}\n{log.read_text() if log.exists() else ''}") from None
 
+    def more(self):
+        """Further configuration inside http {}."""
+        return ""
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         stop(self.process)
         self.folder.cleanup()
+
+
+class TlsNginx(Nginx):
+    """The same with https servers beside it: `ec` and `rsa` by key, and of TLS 1.2 only `ec12` and
+    `mtls12`, which asks for a certificate. The server alone chooses cipher and group, so that all
+    clients have the same."""
+
+    TLS = """
+    ssl_session_tickets on; ssl_session_timeout 1h; ssl_prefer_server_ciphers on;
+    ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256;
+    ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_ecdh_curve X25519:prime256v1;
+    ssl_client_certificate {dir}/roots.pem; ssl_verify_depth 3;
+    output_buffers 4 256k;
+    map $connection_requests $is_first {{ default 0; 1 1; }}
+    log_format handshake "$ssl_session_reused $request_uri";
+    """
+    SERVER = """
+    server {{
+        listen {address}:{port} ssl backlog=4096;
+        ssl_certificate {dir}/{key}.pem; ssl_certificate_key {dir}/{key}.key;
+        ssl_protocols {versions}; ssl_verify_client {asks};
+        location = /small {{ return 200 "{body}"; }}
+        location = /flush {{ access_log {dir}/flush.log handshake if=$is_first;
+                             return 200 "{body}"; }}
+        location = /bulk {{ alias {bulk}; }}
+        location = /slow {{ alias {dir}/slow; limit_rate $arg_rate; }}
+    }}
+    """
+    SERVERS = {"ec": ("ec", "TLSv1.2 TLSv1.3", "off"), "rsa": ("rsa", "TLSv1.2 TLSv1.3", "off"),
+               "ec12": ("ec", "TLSv1.2", "off"), "mtls12": ("ec", "TLSv1.2", "on")}
+    NAME = certificates.NAME
+    SLOW_BYTES = 4096
+
+    def __init__(self, cpu=None, bulk_bytes=1 << 20):
+        shm = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self.bulk = tempfile.NamedTemporaryFile(prefix="mooring-bench-", dir=shm)
+        os.chmod(self.bulk.name, 0o644)
+        self.bulk_bytes = bulk_bytes
+        block = os.urandom(min(1 << 20, bulk_bytes))
+        for _ in range(bulk_bytes // len(block)):
+            self.bulk.write(block)
+        self.bulk.flush()
+        self.origins = {}
+        super().__init__(cpu)
+
+    def more(self):
+        folder = pathlib.Path(self.folder.name)
+        certificates.make(system_program("openssl", "openssl"), folder, self.address)
+        self.roots, self.client_cert = folder / "roots.pem", folder / "client.pem"
+        (folder / "slow").write_text("0123456789abcdef" * (self.SLOW_BYTES // 16))
+        text = self.TLS.format(dir=folder)
+        for name, (key, versions, asks) in self.SERVERS.items():
+            port = free_port(self.address)
+            text += self.SERVER.format(dir=folder, address=self.address, port=port, key=key,
+                                       versions=versions, asks=asks, body=BODY,
+                                       bulk=self.bulk.name)
+            self.origins[name] = f"https://{self.address}:{port}"
+        return text
+
+    def secure_url(self, name, path="/small"):
+        return self.origins[name] + path
+
+    def first_requests(self):
+        """Of each conn that began with /flush: whether its handshake was resumed, and the URI."""
+        log = pathlib.Path(self.folder.name, "flush.log")
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [(line.split()[0] == "r", line.split()[1]) for line in lines]
+
+    def __exit__(self, *_):
+        super().__exit__()
+        self.bulk.close()
 
 
 class Origin:
@@ -193,6 +277,118 @@ class Finished:
             if line.startswith("{"):
                 return json.loads(line)
         return json.loads(self.out)
+
+
+class Client:
+    """A client that repeats one GET for some time: how it is run, how what it did is read."""
+
+    def __init__(self, name, command, env=None):
+        self.name, self.command, self.env = name, command, env
+
+    def slice(self, url, conc, seconds, cpu):
+        done = checked(self.name, self.command(url, conc, seconds), cpu, self.env)
+        requests, errors, extra = self.read(done)
+        if errors or not requests:
+            raise RuntimeError(f"{self.name}: {requests} requests, {errors} errors: {done.err}")
+        return {"requests": requests, "cpu_us_per_request": done.cpu * 1e6 / requests,
+                "user_us_per_request": done.user * 1e6 / requests, **extra}
+
+    @staticmethod
+    def read(done):
+        o = done.json()
+        errors = o["errors"]
+        if isinstance(errors, dict):  # by kind
+            errors = sum(errors.values())
+        extra = {k: o[k] for k in ("requests_per_second", "backend") if k in o}
+        if o.get("enters"):
+            extra["syscalls_per_request"] = (o["enters"] + o["other_syscalls"]) / o["requests"]
+        return o["requests"], errors, extra
+
+
+class Wrk(Client):
+    def __init__(self, name="wrk"):
+        binary = system_program("wrk", "wrk")
+        super().__init__(name, lambda url, conc, seconds: [
+            binary, "-t1", f"-c{conc}", f"-d{max(1, round(seconds))}s", url])
+
+    @staticmethod
+    def read(done):
+        requests = int(re.search(r"(\d+) requests in", done.out).group(1))
+        errors = sum(int(n) for n in re.findall(r"(?:connect|read|write|timeout) (\d+)", done.out))
+        bad = re.search(r"Non-2xx or 3xx responses: (\d+)", done.out)
+        errors += int(bad.group(1)) if bad else 0
+        rate = float(re.search(r"Requests/sec:\s*([\d.]+)", done.out).group(1))
+        return requests, errors, {"requests_per_second": rate}
+
+
+def lean(name, *more):
+    binary = program(name)
+    return lambda url, conc, seconds: [binary, "-c", conc, "-d", seconds, *more, url]
+
+
+def checked(name, command, cpu=None, env=None, patience=120):
+    """A process that ended well."""
+    done = Finished(command, cpu, env, patience)
+    if done.status == SKIPPED:
+        raise Unavailable(f"{name}: {done.err.strip() or 'refused here'}")
+    if done.status != 0:
+        raise RuntimeError(f"{name} ended with {done.status}: {done.err or done.out}")
+    return done
+
+
+def at_rest(command, rest, env=None):
+    """Starts a program that opens conns, says so in a line and waits; looks at its memory `rest`
+    seconds later. Returns the line and bytes by kind."""
+    command = [str(c) for c in command]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, **(env or {})})
+    what = " ".join([pathlib.Path(command[0]).name, *command[1:]])
+    try:
+        line = process.stdout.readline()
+        if not line:
+            status = process.wait()
+            if status == SKIPPED:
+                raise Unavailable(f"{what}: refused here")
+            raise RuntimeError(f"{what} ended with {status}")
+        time.sleep(rest)
+        memory = rollup(process.pid)
+        process.stdin.close()
+        if process.wait(60) != 0:
+            raise RuntimeError(f"{what} ended with {process.returncode}")
+    finally:
+        stop(process)
+        process.stdout.close()
+    return json.loads(line), memory
+
+
+def rollup(pid):
+    """Bytes by kind. Pages of files count as dirty until they are written back, and a program that
+    was just linked is full of them: hence a sync before."""
+    found = {}
+    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+        name, value = line.split(":")
+        found[name] = int(value.split()[0]) * 1024
+    return found
+
+
+def allow_descriptors(wanted):
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if wanted > limit:
+        raise Unavailable(f"{wanted} descriptors are needed, {limit} allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+
+def spread(values):
+    return {"median": median(values), "p25": quantile(values, 0.25), "p75": quantile(values, 0.75)}
+
+
+def version_of(command, pattern):
+    try:
+        done = Finished(command)
+    except (OSError, Unavailable):
+        return "missing"
+    found = re.search(pattern, done.out + done.err)
+    return found.group(0) if found else "unknown"
 
 
 def first_line(path):

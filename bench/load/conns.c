@@ -77,16 +77,17 @@ static int open_pool(struct crowd *c, moor_runtime *runtime, const char *origin)
 {
     moor_pool_options o;
     moor_pool_options_init(&o);
-    o.conns_max = c->conns;
+    o.conns_max = c->conns ? c->conns : 1;
     o.conns_min_idle = c->requests < c->conns ? c->conns : 0;
     o.waiters_max = c->conns;
     o.dials_max = 64;
     o.idle_timeout_ms = MOOR_FOREVER;
     o.lifetime_max_ms = MOOR_FOREVER;
     const moor_err e = moor_pool_open(runtime, origin, &o, &c->pool);
-    if (e != MOOR_OK)
-        fprintf(stderr, "pool: %s\n", moor_err_text(e));
-    return e != MOOR_OK;
+    if (e == MOOR_OK)
+        return 0;
+    fprintf(stderr, "pool: %s\n", moor_err_text(e));
+    return e == MOOR_ENOSYS ? 77 : 1;
 }
 
 static int run(struct crowd *c, moor_runtime *runtime)
@@ -126,9 +127,10 @@ int main(int argc, char **argv)
     if (c.requests == 0)
         c.requests = c.conns;
     const char *url = optind + 1 == argc ? argv[optind] : "";
-    const char *path = strncmp(url, "http://", 7) == 0 ? strchr(url + 7, '/') : NULL;
-    if (!path || c.conns == 0 || (size_t)(path - url) >= sizeof origin) {
-        fprintf(stderr, "usage: %s -c CONNS [-n REQUESTS] http://HOST:PORT/PATH\n", argv[0]);
+    const char *host = strstr(url, "://");
+    const char *path = host ? strchr(host + 3, '/') : NULL;
+    if (!path || (size_t)(path - url) >= sizeof origin) {
+        fprintf(stderr, "usage: %s -c CONNS [-n REQUESTS] http[s]://HOST:PORT/PATH\n", argv[0]);
         return 2;
     }
     snprintf(origin, sizeof origin, "%.*s", (int)(path - url), url);

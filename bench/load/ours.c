@@ -14,7 +14,6 @@ struct client {
     moor_http_request request;
     uint64_t left; /* requests still to be made */
     unsigned in_flight;
-    uint64_t bytes;
     struct load_result result;
 };
 
@@ -30,7 +29,7 @@ static void on_head(void *user, const moor_http_head *head)
 static void on_chunk(void *user, moor_chunk chunk)
 {
     struct client *c = user;
-    c->bytes += chunk.bytes.len;
+    c->result.bytes += chunk.bytes.len;
     moor_chunk_return(chunk);
 }
 
@@ -84,10 +83,12 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     moor_pool_options_init(&o);
     o.conns_max = job->conc;
     o.conns_min_idle = 0;
+    o.tls_ca = job->tls.roots;
+    o.tls_server_name = job->tls.name;
     moor_err e = moor_pool_open(runtime, job->origin, &o, &c.pool);
     if (e != MOOR_OK) {
         fprintf(stderr, "pool: %s\n", moor_err_text(e));
-        return 1;
+        return e == MOOR_ENOSYS ? 77 : 1;
     }
     moor_http_request_init(&c.request);
     c.request.url = job->path;

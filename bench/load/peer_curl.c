@@ -23,7 +23,6 @@ struct peer {
     long timeout_ms;          /* as curl wants it; -1 = none */
     uint64_t left;            /* requests still to be made */
     unsigned in_flight;
-    uint64_t bytes;
     struct load_result result;
 };
 
@@ -31,7 +30,7 @@ static size_t on_body(char *bytes, size_t size, size_t count, void *user)
 {
     struct peer *p = user;
     (void)bytes;
-    p->bytes += size * count;
+    p->result.bytes += size * count;
     return size * count;
 }
 
@@ -91,6 +90,8 @@ static CURL *make_handle(struct peer *p)
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, p);
+    if (p->job->tls.roots) /* verification itself is on by default */
+        curl_easy_setopt(easy, CURLOPT_CAINFO, p->job->tls.roots);
     curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close);
     curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, p);
     return easy;

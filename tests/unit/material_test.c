@@ -13,6 +13,7 @@
 #include "tls/material.h"
 
 static struct mr_heap heap;
+#define TEMPLATE "/tmp/mooring-material-XXXXXX"
 static char directory[64];
 static moor_pool_options options;
 static struct mr_tls_material material;
@@ -21,7 +22,7 @@ static char fault[MR_TLS_FAULT_MAX];
 static int setup(void **state)
 {
     (void)state;
-    strcpy(directory, "/tmp/mooring-material-XXXXXX");
+    memcpy(directory, TEMPLATE, sizeof TEMPLATE);
     moor_pool_options_init(&options);
     return mr_heap_init(&heap, SIZE_MAX, true) == MOOR_OK && mkdtemp(directory) ? 0 : -1;
 }
