@@ -248,7 +248,7 @@ static void test_stalls(void **state)
             const int64_t from = fixture_now_ms();
             const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETIMEDOUT);
             const int64_t took = fixture_now_ms() - from;
-            assert_in_range(took, 150, 150 + TIME_SLACK_MS);
+            assert_in_range(took, 100, 150 + TIME_SLACK_MS); /* a turn's clock may be behind */
             assert_true(fault.safe_to_retry);
             if (!tls_says(&fault, "secur") && !tls_says(&fault, "handshake"))
                 fail_msg("\"%s\"", fault.what);

@@ -148,6 +148,7 @@ static void test_roots_change_under_load(void **state)
     wait_conns(4);
     end_load(l);
 
+    eventually(fixture_stats(&t.f).dials == 0);
     script.identity = server_id(0); /* is trusted no more */
     tls_server_set(t.server, &script);
     tls_server_forget(t.server);
@@ -264,6 +265,63 @@ static void test_idle_conns_close(void **state)
     tls_end(&t);
 }
 
+/* A handshake that began under the old roots ends under the new ones: whoever asked before may have it,
+ * nobody else. */
+static void test_a_dial_that_was_under_way(void **state)
+{
+    (void)state;
+    static atomic_bool gate;
+    const struct tls_identity *other = server_id(1);
+    atomic_store(&gate, false);
+    struct tls_script script = {.gate = &gate};
+    moor_pool_options before, after;
+    tls_options(&t, &before);
+    after = before;
+    after.tls_ca_pem = (moor_span){other->root_pem, strlen(other->root_pem)};
+    tls_begin(&t, &script, &before);
+    struct call c;
+    call_init(&c, t.f.pool, "/bytes/100");
+    call_start(&t.f, &c);
+    eventually(tls_server_seen(t.server, 0).has_hello);
+    moor_cancel(c.op);
+    call_wait(&c);
+    assert_err(c.done.fault.err, MOOR_ECANCELED);
+    call_fini(&c);
+    assert_err(reload(&after), MOOR_OK);
+    struct call later;
+    call_init(&later, t.f.pool, "/bytes/100");
+    call_start(&t.f, &later);
+    atomic_store(&gate, true);
+    call_wait(&later);
+    assert_err(later.done.fault.err, MOOR_ETLS); /* this server is trusted no more */
+    call_fini(&later);
+    eventually(fixture_stats(&t.f).conns_open == 0);
+    assert_int_equal(tls_server_requests(t.server), 0);
+    tls_end(&t);
+}
+
+/* The same with nobody who waits: an old conn does not stay idle. */
+static void test_a_dial_that_nobody_waits_for(void **state)
+{
+    (void)state;
+    static atomic_bool gate;
+    atomic_store(&gate, false);
+    struct tls_script script = {.gate = &gate};
+    tls_begin(&t, &script, NULL);
+    struct call c;
+    call_init(&c, t.f.pool, "/bytes/100");
+    call_start(&t.f, &c);
+    eventually(tls_server_seen(t.server, 0).has_hello);
+    moor_cancel(c.op);
+    call_wait(&c);
+    call_fini(&c);
+    moor_pool_flush(t.f.pool);
+    atomic_store(&gate, true);
+    eventually(fixture_stats(&t.f).dials == 0);
+    eventually(fixture_stats(&t.f).conns_open == 0);
+    tls_end(&t);
+}
+
 /* ---- what cannot be used ---- */
 
 static void expect_refused(const moor_pool_options *from, const char *says)
@@ -366,6 +424,8 @@ int main(void)
         cmocka_unit_test(test_pins_change_under_load),
         cmocka_unit_test(test_conns_finish_what_they_do),
         cmocka_unit_test(test_idle_conns_close),
+        cmocka_unit_test(test_a_dial_that_was_under_way),
+        cmocka_unit_test(test_a_dial_that_nobody_waits_for),
         cmocka_unit_test(test_files_that_cannot_be_used),
         cmocka_unit_test(test_options_that_cannot_be_used),
         cmocka_unit_test(test_pools_that_cannot_be_reloaded),
