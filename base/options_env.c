@@ -321,6 +321,17 @@ moor_err mr_runtime_options_resolve(const moor_runtime_options *given, const cha
     return MOOR_OK;
 }
 
+/* A file that a variable names takes the place of what the program has in memory. */
+static void prefer_files(moor_pool_options *o, const moor_pool_options *before)
+{
+    if (o->tls_ca != before->tls_ca)
+        o->tls_ca_pem = (moor_span){NULL, 0};
+    if (o->tls_cert != before->tls_cert)
+        o->tls_cert_pem = (moor_span){NULL, 0};
+    if (o->tls_key != before->tls_key)
+        o->tls_key_pem = (moor_span){NULL, 0};
+}
+
 moor_err mr_pool_options_resolve(const moor_pool_options *given, const char *const *env,
                                  struct mr_options_report *report, moor_pool_options *out)
 {
@@ -328,7 +339,9 @@ moor_err mr_pool_options_resolve(const moor_pool_options *given, const char *con
     moor_pool_options_init(&all);
     MR_TRY(copy_in(&all, sizeof all, given, report));
     struct overlay v = {.scope = MR_OPTION_POOL, .options = &all, .env = env, .report = report};
+    const moor_pool_options before = all;
     MR_TRY(overlay_all(&v, all.name));
+    prefer_files(&all, &before);
     *out = all;
     return MOOR_OK;
 }

@@ -5,6 +5,7 @@
  */
 #include "tls/cert.h"
 #include "tls/algorithm.h"
+#include "tls/constraints.h"
 #include "tls/der.h"
 #include "tls/dn.h"
 #include "base/assert.h"
@@ -34,7 +35,7 @@ static moor_err parse_extensions(struct parser *p, moor_span *rest);
 
 moor_err mr_cert_parse(moor_span der, struct mr_cert *out, const char **out_what)
 {
-    struct mr_cert parsed = {.der = der, .path_len_max = -1};
+    struct mr_cert parsed = {.der = der, .path_len_max = -1, .may_sign = true, .may_serve = true};
     struct parser p = {.cert = &parsed};
     const moor_err e = parse_certificate(&p, der);
     MR_ASSERT((e == MOOR_OK) == (p.what == NULL));
@@ -289,6 +290,41 @@ static moor_err parse_tls_feature(struct parser *p, moor_span value)
     return MOOR_OK;
 }
 
+/* A BIT STRING begins with its number of unused bits; its first bit is digitalSignature. */
+static moor_err parse_key_usage(struct parser *p, moor_span value)
+{
+    struct mr_der usage;
+    if (!mr_der_take(&value, MR_DER_BIT_STRING, &usage) || value.len || usage.body.len < 2 ||
+        usage.body.len > 3 || *(const unsigned char *)usage.body.base > 7)
+        return refuse(p, "malformed keyUsage");
+    p->cert->may_sign = ((const unsigned char *)usage.body.base)[1] & 0x80;
+    return MOOR_OK;
+}
+
+static moor_err parse_extended_key_usage(struct parser *p, moor_span value)
+{
+    static const moor_span serving[] = {{"\x2b\x06\x01\x05\x05\x07\x03\x01", 8}, /* serverAuth */
+                                        {"\x55\x1d\x25\x00", 4}};                /* any */
+    struct mr_der usages;
+    if (!mr_der_take(&value, MR_DER_SEQUENCE, &usages) || value.len || !usages.body.len)
+        return refuse(p, "malformed extKeyUsage");
+    p->cert->may_serve = false;
+    for (moor_span rest = usages.body; rest.len;) {
+        struct mr_der oid;
+        if (!mr_der_take(&rest, MR_DER_OID, &oid) || !mr_der_is_oid(oid.body))
+            return refuse(p, "malformed extKeyUsage");
+        p->cert->may_serve |=
+            mr_span_is_equal(oid.body, serving[0]) || mr_span_is_equal(oid.body, serving[1]);
+    }
+    return MOOR_OK;
+}
+
+static moor_err parse_name_constraints(struct parser *p, moor_span value)
+{
+    p->cert->name_constraints = value;
+    return mr_constraints_are_valid(value) ? MOOR_OK : refuse(p, "malformed nameConstraints");
+}
+
 static moor_err parse_known_extension(struct parser *p, moor_span oid, moor_span value)
 {
     static const struct {
@@ -299,6 +335,9 @@ static moor_err parse_known_extension(struct parser *p, moor_span oid, moor_span
         {{"\x55\x1d\x11", 3}, parse_san},
         {{"\x55\x1d\x13", 3}, parse_basic_constraints},
         {{"\x55\x1d\x23", 3}, parse_authority_key_id},
+        {{"\x55\x1d\x0f", 3}, parse_key_usage},
+        {{"\x55\x1d\x25", 3}, parse_extended_key_usage},
+        {{"\x55\x1d\x1e", 3}, parse_name_constraints},
         {{"\x2b\x06\x01\x05\x05\x07\x01\x18", 8}, parse_tls_feature},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

@@ -35,13 +35,17 @@ struct mr_cert {
     /* An algorithm that is on neither list. Never set with is_weakly_signed. The TLS library can be
      * left to refuse what it does not know; a caller of stricter mind refuses. */
     bool has_unknown_signature;
-    bool has_must_staple;       /* TLS Feature (RFC 7633) that lists status_request */
-    bool is_ca;                 /* basicConstraints says so */
-    int32_t path_len_max;       /* CAs that may follow a CA; -1 = no limit, or not a CA */
-    int64_t not_before_s;       /* seconds since 1970; both ends belong to the validity, */
-    int64_t not_after_s;        /* which is empty if they are out of order. 9999-12-31: no end */
-    moor_span san;              /* contents of GeneralNames; base NULL when there is none */
-    moor_span subject_key_id;   /* contents; base NULL when there is none */
+    bool has_must_staple; /* TLS Feature (RFC 7633) that lists status_request */
+    bool is_ca;           /* basicConstraints says so */
+    int32_t path_len_max; /* CAs that may follow a CA; -1 = no limit, or not a CA */
+    bool may_sign;        /* keyUsage has digitalSignature, or there is no keyUsage */
+    bool may_serve;       /* extKeyUsage has serverAuth or any, or there is none */
+    moor_span
+        name_constraints;     /* the extension's value, a SEQUENCE; base NULL when there is none */
+    int64_t not_before_s;     /* seconds since 1970; both ends belong to the validity, */
+    int64_t not_after_s;      /* which is empty if they are out of order. 9999-12-31: no end */
+    moor_span san;            /* contents of GeneralNames; base NULL when there is none */
+    moor_span subject_key_id; /* contents; base NULL when there is none */
     moor_span authority_key_id; /* the same */
 };
 

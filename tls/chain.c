@@ -10,8 +10,6 @@
 
 #include <string.h>
 
-#define ROOT_DER_MAX 8192
-
 static bool is_pinned(const struct mr_tls_context *x, const struct mr_cert *c)
 {
     uint8_t hash[MR_TLS_HASH_SIZE];
@@ -39,22 +37,13 @@ static bool is_signed_by(const struct mr_cert *c, const struct mr_cert *issuer)
 /* One of the trusted roots, of those only the pinned ones. */
 static bool is_under_pinned_root(const struct mr_tls_context *x, const struct mr_cert *c)
 {
-    static const char end[] = "-----END CERTIFICATE-----";
-    const char *at = x->roots.base;
-    for (const char *begin; (begin = strstr(at, "-----BEGIN CERTIFICATE-----"));) {
-        const char *stop = strstr(begin, end);
-        if (!stop)
-            return false;
-        at = stop + sizeof end - 1;
-        uint8_t der[ROOT_DER_MAX];
-        const int len = wc_CertPemToDer((const unsigned char *)begin, (int)(at - begin), der,
-                                        sizeof der, CERT_TYPE);
-        struct mr_cert root;
-        if (len > 0 && !mr_cert_parse((moor_span){der, (size_t)len}, &root, NULL) &&
-            mr_span_is_equal(c->issuer, root.subject) && is_pinned(x, &root) &&
+    const char *at = x->roots_pem.base;
+    uint8_t der[MR_TLS_ROOT_DER_MAX];
+    struct mr_cert root;
+    while (mr_tls_pem_next(&at, der, &root))
+        if (mr_span_is_equal(c->issuer, root.subject) && is_pinned(x, &root) &&
             is_signed_by(c, &root))
             return true;
-    }
     return false;
 }
 

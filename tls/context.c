@@ -73,19 +73,23 @@ static moor_err set_pair(WOLFSSL_CTX *w, const struct mr_tls_material *m, char *
     if (got == MEMORY_E)
         return MOOR_ENOMEM;
     if (got != WOLFSSL_SUCCESS)
-        return FAIL(fault, "our certificate (tls_cert): %s", mr_tls_error_detail(got));
+        return FAIL(fault, "%s: no certificate of ours in it: %s", m->cert_from,
+                    mr_tls_error_detail(got));
     if (strstr(m->key.base, "ENCRYPTED"))
-        return FAIL(fault, "our key (tls_key) is encrypted: give it decrypted, readable by this "
-                           "program only");
+        return FAIL(fault,
+                    "%s: our key in it is encrypted: give it decrypted, readable by this "
+                    "program only",
+                    m->key_from);
     got = wolfSSL_CTX_use_PrivateKey_buffer(w, (const unsigned char *)m->key.base, (long)m->key.len,
                                             WOLFSSL_FILETYPE_PEM);
     if (got == MEMORY_E)
         return MOOR_ENOMEM;
     if (got != WOLFSSL_SUCCESS)
-        return FAIL(fault, "our key (tls_key): %s", mr_tls_error_detail(got));
+        return FAIL(fault, "%s: no key of ours in it: %s", m->key_from, mr_tls_error_detail(got));
     return wolfSSL_CTX_check_private_key(w) == WOLFSSL_SUCCESS
                ? MOOR_OK
-               : FAIL(fault, "our key (tls_key) is not that of our certificate (tls_cert)");
+               : FAIL(fault, "%s: the key in it is not that of our certificate in %s", m->key_from,
+                      m->cert_from);
 }
 
 static moor_err fill(struct mr_tls_context *c, const struct mr_tls_material *m, char *fault)
@@ -99,11 +103,13 @@ static moor_err fill(struct mr_tls_context *c, const struct mr_tls_material *m, 
     c->pins_chain = m->pins_chain;
     c->is_insecure = m->is_insecure;
     c->has_cert = m->cert.len > 0;
+    if (m->roots.len)
+        MR_TRY(mr_tls_roots_read(m->heap, m->roots.base, &c->roots));
     if (!c->pin_count || !c->pins_chain)
         return MOOR_OK;
-    c->roots.base = mr_heap_copy_text(m->heap, (moor_span){m->roots.base, m->roots.len});
-    MR_FAIL_IF(!c->roots.base, MOOR_ENOMEM);
-    c->roots.len = m->roots.len;
+    c->roots_pem.base = mr_heap_copy_text(m->heap, (moor_span){m->roots.base, m->roots.len});
+    MR_FAIL_IF(!c->roots_pem.base, MOOR_ENOMEM);
+    c->roots_pem.len = m->roots.len;
     return MOOR_OK;
 }
 
@@ -113,8 +119,9 @@ static void destroy(struct mr_tls_context *c)
     struct moor_runtime *before = mr_tls_enter(r);
     wolfSSL_CTX_free(c->wolf);
     mr_tls_leave(before);
-    if (c->roots.base)
-        mr_heap_free(&r->heap, c->roots.base, c->roots.len + 1);
+    mr_tls_roots_drop(&r->heap, &c->roots);
+    if (c->roots_pem.base)
+        mr_heap_free(&r->heap, c->roots_pem.base, c->roots_pem.len + 1);
     explicit_bzero(c->fingerprint, sizeof c->fingerprint);
     mr_heap_free(&r->heap, c, sizeof *c);
 }

@@ -6,6 +6,7 @@
 #define MR_TLS_CONTEXT_H
 
 #include "tls/material.h"
+#include "tls/roots.h"
 #include "tls/state.h"
 
 struct WOLFSSL_CTX;
@@ -19,7 +20,8 @@ struct mr_tls_context {
     uint8_t pins[MR_TLS_PINS_MAX][MR_TLS_HASH_SIZE];
     uint32_t pin_count;
     bool pins_chain, is_insecure, has_cert;
-    struct mr_tls_text roots; /* PEM; kept only where pins may name one of them */
+    struct mr_tls_roots roots;    /* by name: where a chain may end */
+    struct mr_tls_text roots_pem; /* kept only where pins may name one of them */
 };
 
 /* The one made of the same material, or a new one; refs 1 more. EINVAL: `fault` says what the library could

@@ -24,6 +24,7 @@ struct mr_tls_hello {
     const char *refused;      /* by us, not by the library: static text */
     int64_t begun_ns;
     int verify_code; /* the library's, where it refused a certificate */
+    int date_code;   /* the same, of an authority the leaf may not have needed */
     bool is_active;  /* has its turn */
     bool must_staple;
     bool may_send_early; /* the first flight announced early data */

@@ -157,6 +157,8 @@ static moor_err read_pair(const moor_pool_options *o, struct mr_tls_material *m,
 {
     const bool has_cert = o->tls_cert_pem.len || o->tls_cert;
     const bool has_key = o->tls_key_pem.len || o->tls_key;
+    m->cert_from = o->tls_cert_pem.len ? "tls_cert_pem" : o->tls_cert;
+    m->key_from = o->tls_key_pem.len ? "tls_key_pem" : o->tls_key ? o->tls_key : m->cert_from;
     if (!has_cert)
         return has_key ? FAIL(fault, "there is a key (tls_key) without a certificate (tls_cert)")
                        : MOOR_OK;
@@ -174,7 +176,7 @@ static moor_err read_pin(struct mr_tls_material *m, moor_span pin, char *fault)
     const size_t skip = sizeof prefix - 1;
     uint8_t bytes[64];
     size_t len = sizeof bytes;
-    if (pin.len <= skip || memcmp(pin.base, prefix, skip) || pin.len - skip > 64 ||
+    if (pin.len <= skip || memcmp(pin.base, prefix, skip) || pin.len - skip != 44 ||
         !mr_tls_base64(mr_span_skip(pin, skip), bytes, &len) || len != MR_TLS_HASH_SIZE)
         return FAIL(fault, "pin \"%.*s\": expected sha256/ and 44 characters of base64",
                     (int)(pin.len < 80 ? pin.len : 80), (const char *)pin.base);

@@ -22,8 +22,8 @@ struct mr_tls_text {
 
 struct mr_tls_material {
     struct mr_heap *heap;
-    struct mr_tls_text roots, cert, key; /* PEM */
-    const char *roots_from;              /* for messages; borrowed or static */
+    struct mr_tls_text roots, cert, key;           /* PEM */
+    const char *roots_from, *cert_from, *key_from; /* for messages; borrowed or static */
     uint8_t pins[MR_TLS_PINS_MAX][MR_TLS_HASH_SIZE];
     uint32_t pin_count;
     bool pins_chain, is_insecure;

@@ -37,7 +37,15 @@ static void drop_sources(struct moor_runtime *r, moor_pool_options *o)
     mr_tls_options_clear(o);
 }
 
-/* Empty texts, as a variable may set them, are none. Memory is not kept. */
+/* Empty texts, as a variable may set them, are none. */
+static void drop_empty(moor_pool_options *o)
+{
+    for (size_t i = 0; i < TEXTS; i++)
+        if (*text_at(o, i) && !(*text_at(o, i))[0])
+            *text_at(o, i) = NULL;
+}
+
+/* Memory is not kept. */
 static moor_err copy_sources(struct moor_runtime *r, const moor_pool_options *from,
                              moor_pool_options *out)
 {
@@ -46,7 +54,7 @@ static moor_err copy_sources(struct moor_runtime *r, const moor_pool_options *fr
     moor_err e = MOOR_OK;
     for (size_t i = 0; i < TEXTS; i++) {
         const char *text = *text_at((moor_pool_options *)(uintptr_t)from, i);
-        if (!text || !text[0])
+        if (!text)
             continue;
         *text_at(out, i) = mr_heap_copy_text(&r->heap, mr_span_cstr(text));
         if (!*text_at(out, i))
@@ -100,6 +108,7 @@ moor_err mr_tls_pool_open(struct moor_runtime *r, const char *name, const char *
     t->state = s;
     t->alpn = alpn;
     mr_lock_init(&t->lock);
+    drop_empty(o);
     moor_err e = make_context(s, name, o, &t->context);
     if (!e)
         e = copy_sources(r, o, &t->sources);
@@ -181,6 +190,7 @@ static moor_err reload(struct mr_tls_pool *t, struct moor_pool *p, const moor_po
     moor_pool_options wanted = t->sources, copied;
     if (from)
         overlay(&wanted, from);
+    drop_empty(&wanted);
     struct mr_tls_context *made = NULL;
     MR_TRY(make_context(t->state, p->name, &wanted, &made));
     const moor_err e = copy_sources(p->runtime, &wanted, &copied);
@@ -200,6 +210,35 @@ static moor_err reload(struct mr_tls_pool *t, struct moor_pool *p, const moor_po
     return MOOR_OK;
 }
 
+static moor_err resolve(struct moor_pool *p, const moor_pool_options *from, moor_pool_options *out)
+{
+    moor_pool_options all;
+    moor_pool_options_init(&all);
+    memcpy(&all, from, from->size < sizeof all ? from->size : sizeof all);
+    all.size = sizeof all;
+    all.name = p->name;
+    struct mr_options_report report = {0};
+    const moor_err e = mr_pool_options_resolve(&all, mr_options_environment(), &report, out);
+    if (e)
+        mr_log(&p->runtime->log, MOOR_LOG_ERROR, "options", "pool %s: %s", p->name, report.fault);
+    return e;
+}
+
+static moor_err begin_reload(struct mr_tls_pool *t, struct moor_pool *p,
+                             const moor_pool_options *from)
+{
+    moor_pool_options all;
+    if (from) {
+        MR_TRY(resolve(p, from, &all));
+        return reload(t, p, &all);
+    }
+    if (!t->is_of_memory)
+        return reload(t, p, NULL);
+    mr_log(&p->runtime->log, MOOR_LOG_ERROR, "tls.config",
+           "pool %s: reload: it was given as memory, which is not kept: give it again", p->name);
+    return MOOR_EINVAL;
+}
+
 moor_err moor_pool_tls_reload(moor_pool *p, const moor_pool_options *from)
 {
     MR_FAIL_IF(!p || (from && from->size < sizeof from->size), MOOR_EINVAL);
@@ -207,21 +246,14 @@ moor_err moor_pool_tls_reload(moor_pool *p, const moor_pool_options *from)
     const struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(s && s->mine.is_turning, MOOR_EWRONGTHREAD); /* it reads files */
     struct mr_tls_pool *t = p->security;
-    const char *why = !t ? "the pool has no TLS"
-                      : !from && t->is_of_memory
-                          ? "it was given as memory, which is not kept: give it again"
-                          : NULL;
-    if (why) {
-        mr_log(&p->runtime->log, MOOR_LOG_ERROR, "tls.config", "pool %s: reload: %s", p->name, why);
+    if (!t) {
+        mr_log(&p->runtime->log, MOOR_LOG_ERROR, "tls.config", "pool %s: reload: it has no TLS",
+               p->name);
         return MOOR_EINVAL;
     }
     MR_FAIL_IF(!mr_pool_is_open(p), MOOR_ECLOSED);
     MR_FAIL_IF(atomic_exchange(&t->is_reloading, true), MOOR_EBUSY);
-    moor_pool_options all;
-    moor_pool_options_init(&all);
-    if (from)
-        memcpy(&all, from, from->size < sizeof all ? from->size : sizeof all);
-    const moor_err e = reload(t, p, from ? &all : NULL);
+    const moor_err e = begin_reload(t, p, from);
     atomic_store(&t->is_reloading, false);
     return e;
 }

@@ -129,17 +129,39 @@ static void keep_leaf(struct mr_tls_conn *t, const struct mr_cert *leaf)
     memcpy(t->hello->leaf.base, leaf->der.base, leaf->der.len);
 }
 
+/* Nothing is verified; people who look at the connection still want to see whose it says it is. */
+static int on_verify_nothing(int is_good, WOLFSSL_X509_STORE_CTX *store)
+{
+    (void)is_good;
+    struct mr_tls_conn *t = store->userCtx;
+    struct mr_cert leaf;
+    if (store->error_depth == 0 && store->totalCerts > 0 &&
+        !mr_cert_parse((moor_span){store->certs[0].buffer, store->certs[0].length}, &leaf, NULL)) {
+        t->cert_expires_s = leaf.not_after_s;
+        keep_leaf(t, &leaf);
+    }
+    return 1;
+}
+
 static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
 {
     struct mr_tls_conn *t = store->userCtx;
     struct mr_tls_hello *h = t->hello;
+    if (!is_good && store->error_depth > 0 &&
+        (store->error == ASN_AFTER_DATE_E || store->error == ASN_BEFORE_DATE_E)) {
+        h->date_code = store->error;
+        return 1; /* not remembered as an authority; if the leaf needs it, its own check fails */
+    }
     if (!is_good) {
         if (!h->verify_code)
             h->verify_code = store->error;
         return 0;
     }
-    if (store->error_depth != 0)
-        return 1;
+    if (store->error_depth != 0) {
+        const WOLFSSL_BUFFER_INFO *one = &store->certs[store->error_depth];
+        const char *bad = mr_tls_verify_authority((moor_span){one->buffer, one->length});
+        return bad ? refuse(h, bad) : 1;
+    }
     moor_span chain[MR_TLS_CHAIN_MAX];
     const size_t count = store->totalCerts < 0 ? 0 : (size_t)store->totalCerts;
     if (count > sizeof chain / sizeof *chain)
@@ -276,8 +298,7 @@ static void use_ticket(struct mr_tls_conn *t)
 
 void mr_tls_session_hooks(WOLFSSL_CTX *w, bool is_insecure)
 {
-    wolfSSL_CTX_set_verify(w, is_insecure ? WOLFSSL_VERIFY_NONE : WOLFSSL_VERIFY_PEER,
-                           is_insecure ? NULL : on_verify);
+    wolfSSL_CTX_set_verify(w, WOLFSSL_VERIFY_PEER, is_insecure ? on_verify_nothing : on_verify);
     wolfSSL_CTX_SetIORecv(w, on_read);
     wolfSSL_CTX_SetIOSend(w, on_write);
     wolfSSL_CTX_set_session_cache_mode(w,
@@ -353,7 +374,7 @@ static void fail(struct mr_tls_conn *t, int code)
     WOLFSSL_ALERT_HISTORY alerts = {.last_rx = {.code = -1}};
     (void)wolfSSL_get_alert_history(t->wolf, &alerts);
     if (h && h->verify_code)
-        code = h->verify_code;
+        code = h->verify_code == ASN_NO_SIGNER_E && h->date_code ? h->date_code : h->verify_code;
     t->code = code;
     t->filter.fault = (moor_fault){
         .err = t->is_short || mr_tls_is_short() ? MOOR_ENOMEM : MOOR_ETLS,
@@ -415,7 +436,9 @@ void mr_tls_session_info(struct mr_tls_conn *t, moor_tls_info *out)
     char *alpn = NULL;
     unsigned short alpn_len = 0;
     (void)wolfSSL_ALPN_GetProtocol(t->wolf, &alpn, &alpn_len);
-    const char *cipher = wolfSSL_get_cipher_name(t->wolf);
+    const int suite = wolfSSL_get_current_cipher_suite(t->wolf);
+    const char *cipher =
+        wolfSSL_get_cipher_name_iana_from_suite((unsigned char)(suite >> 8), (unsigned char)suite);
     const char *group = wolfSSL_get_curve_name(t->wolf);
     *out = (moor_tls_info){
         .size = sizeof *out,

@@ -15,6 +15,9 @@ struct mr_tls_check {
     int64_t now_s;
 };
 
+/* One sent beside the leaf that the library has verified, before it remembers it. NULL: all is well. */
+const char *mr_tls_verify_authority(moor_span der);
+
 /* chain: as the server sent it, its own first; verified by the library against the context's roots. NULL: all is
  * well, *out_leaf is its own. Else why not, static text. */
 const char *mr_tls_verify(const struct mr_tls_check *q, const moor_span *chain, size_t count,

@@ -105,7 +105,7 @@ typedef struct moor_pool_options {
     const char *tls_key;          /* PEM, not encrypted; NULL = in tls_cert's file            */
     const char *tls_pins;         /* "sha256/BASE64,...": of SubjectPublicKeyInfo; NULL = none */
     bool tls_pin_chain;           /* pins match any member of the verified chain; false: the leaf */
-    const char *tls_server_name;  /* SNI and verified name; NULL = the URL's host             */
+    const char *tls_server_name;  /* SNI and verified name, of every origin; NULL = the URL's host */
     const char *tls_version_min;  /* "1.2" or "1.3"; "1.2"                                    */
     uint32_t tls_tickets_max;     /* per endpoint; 0 = no resumption; 256                     */
     bool tls_early_data;          /* 0-RTT for requests marked replayable; false              */

@@ -137,7 +137,7 @@ class Trust(TlsTest):
             self.refused(2, f"{name}: {why}", "--cacert", name, "/bytes/1", ca=False)
         self.refused(2, f"{path_of('nowhere')}: No such file", "--cert", path_of("nowhere"),
                      "/bytes/1")
-        self.refused(2, "certificate.*tls_cert", "--cert", path_of("nonsense.pem"), "/bytes/1")
+        self.refused(2, "nonsense.pem: no certificate of ours in it", "--cert", path_of("nonsense.pem"), "/bytes/1")
         self.refused(2, "key.*without a certificate", "--key", path_of("nowhere"), "/bytes/1")
 
     def test_empty_values_are_refused(self):
@@ -185,7 +185,7 @@ class Trust(TlsTest):
                 out, err = program.communicate()
                 peer.close()
         self.assertEqual((program.returncode, out), (35, b""), err)
-        self.assertRegex(err, rb"\Amooring get: [^\n]*, use http://\n\Z")
+        self.assertRegex(err, rb"\Amooring get: [^\n]* use http://\n\Z")
 
 
 class Pins(TlsTest):
@@ -262,9 +262,9 @@ class ClientCertificate(TlsTest):
                          server=server)
 
     def test_pair_that_does_not_fit(self):
-        self.refused(2, "key .*is not that of our certificate", *self.pair("me", "stranger"),
+        self.refused(2, "stranger.key: the key in it is not that of our certificate in .*me.crt", *self.pair("me", "stranger"),
                      "/bytes/1")
-        self.refused(2, "our key", "--cert", path_of("me.crt"), "/bytes/1")
+        self.refused(2, "me.crt: no key of ours in it", "--cert", path_of("me.crt"), "/bytes/1")
 
 
 class Info(TlsTest):
@@ -326,8 +326,8 @@ class Info(TlsTest):
 
     def test_not_verified(self):
         (seen,), _, _ = self.info("--insecure", "/bytes/1")
-        self.assertEqual(seen["certificate"], "not looked at")
-        self.assertNotIn("valid until", seen)
+        self.assertEqual(seen["subject"], "CN=mooring-origin")
+        self.assertIn("valid until", seen)
 
     def test_nothing_to_say(self):
         reports, rest, _ = self.info("--server-name", "wrong.example", "/bytes/1", code=60)

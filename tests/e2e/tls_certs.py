@@ -24,7 +24,7 @@ REASONS = {
     "weak": r"too short|can be forged",
     "signature": r"wrong signature",
     "authority": r"authority",
-    "usage": r"not meant for servers",
+    "usage": r"not meant for servers|may not vouch for servers|may not be used for this",
     "critical": r"critical|extension",
     "constraint": r"may not sign for this name",
     "unsupported": r"TLS|certificate",

@@ -362,12 +362,12 @@ static void test_files_that_cannot_be_used(void **state)
     write_file(key_path, server_id(3)->key_pem, "");
     expect_refused(NULL, "key");
     write_file(key_path, "no key\n", "");
-    expect_refused(NULL, "tls_key");
+    expect_refused(NULL, key_path);
     unlink(key_path);
     expect_refused(NULL, key_path);
     present(server_id(2));
     write_file(cert_path, "", "");
-    expect_refused(NULL, "tls_cert");
+    expect_refused(NULL, cert_path);
     present(server_id(2));
 
     assert_err(reload(NULL), MOOR_OK);

@@ -159,8 +159,6 @@ void tls_seen_print(struct tls_seen *s, const char *url, bool was_reused)
     }
     if (i->expires_s)
         print_expiry(i->expires_s);
-    else
-        print_line("certificate", "not looked at");
     if (s->count > 1)
         fprintf(stderr, "*   the last of %u handshakes\n", s->count);
     s->count = 0;
@@ -197,9 +195,8 @@ const char *tls_advice(const char *what)
         {"protocol_version", "the server speaks other versions; see --tls-min"},
         {"no version in common", "the server speaks other versions; see --tls-min"},
         {"unrecognized_name", "the server knows another name; see --server-name"},
-        {"does not speak it", "check the port, or use http://"},
-        {"longer than allowed", "if what answers there does not speak TLS, use http://"},
-        {"peer closed", "check the port; the server may also want another --server-name"},
+        {"does not speak TLS", "if that is meant to be so, use http://"},
+        {"closed the connection in the TLS", "check the port; the server may also want another --server-name"},
     };
     for (size_t i = 0; what && i < sizeof table / sizeof *table; i++)
         if (strstr(what, table[i].part))
