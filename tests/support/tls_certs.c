@@ -8,6 +8,7 @@
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
 #include <openssl/x509v3.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@
     } while (0)
 
 pthread_mutex_t tls_openssl_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct tls_identity *made[TLS_KEYS][TLS_IDENTITIES_MAX];
+static struct tls_identity *made[TLS_KEYS][TLS_IDENTITIES_MAX], *made_must_staple;
 
 const char *tls_key_name(enum tls_key kind)
 {
@@ -61,7 +62,8 @@ static void set_name(X509_NAME *name, const char *common_name)
 }
 
 /* issuer NULL: signs itself. */
-static X509 *make_cert(EVP_PKEY *key, const char *common_name, X509 *issuer, EVP_PKEY *signer)
+static X509 *make_cert(EVP_PKEY *key, const char *common_name, X509 *issuer, EVP_PKEY *signer,
+                       bool must_staple)
 {
     static long serial = 1000;
     X509 *c = X509_new();
@@ -82,6 +84,8 @@ static X509 *make_cert(EVP_PKEY *key, const char *common_name, X509 *issuer, EVP
         extend(c, issuer, NID_authority_key_identifier, "keyid");
         extend(c, issuer, NID_subject_alt_name, "DNS:localhost,DNS:a.test,DNS:b.test,IP:127.0.0.1");
     }
+    if (must_staple)
+        extend(c, issuer, NID_tlsfeature, "status_request");
     MUST(X509_sign(c, signer, EVP_sha256()));
     return c;
 }
@@ -113,18 +117,18 @@ static void write_pin(EVP_PKEY *key, char *to, size_t cap)
     OPENSSL_free(der);
 }
 
-static struct tls_identity *make_identity(enum tls_key kind, unsigned nth)
+static struct tls_identity *make_identity(enum tls_key kind, unsigned nth, bool must_staple)
 {
     struct tls_identity *id = calloc(1, sizeof *id);
     char name[64];
     EVP_PKEY *root_key = EVP_EC_gen("P-256");
     MUST(id && root_key);
     snprintf(name, sizeof name, "root %s %u", tls_key_name(kind), nth);
-    id->root = make_cert(root_key, name, NULL, root_key);
+    id->root = make_cert(root_key, name, NULL, root_key, false);
     id->key = make_key(kind);
     MUST(id->key);
     snprintf(name, sizeof name, "leaf %s %u", tls_key_name(kind), nth);
-    id->leaf = make_cert(id->key, name, id->root, root_key);
+    id->leaf = make_cert(id->key, name, id->root, root_key, must_staple);
     write_cert(id->root, id->root_pem, sizeof id->root_pem);
     write_cert(id->leaf, id->cert_pem, sizeof id->cert_pem);
     BIO *b = BIO_new(BIO_s_mem());
@@ -141,7 +145,16 @@ const struct tls_identity *tls_identity(enum tls_key kind, unsigned nth)
     MUST(kind < TLS_KEYS && nth < TLS_IDENTITIES_MAX);
     pthread_mutex_lock(&tls_openssl_lock);
     if (!made[kind][nth])
-        made[kind][nth] = make_identity(kind, nth);
+        made[kind][nth] = make_identity(kind, nth, false);
     pthread_mutex_unlock(&tls_openssl_lock);
     return made[kind][nth];
+}
+
+const struct tls_identity *tls_identity_must_staple(void)
+{
+    pthread_mutex_lock(&tls_openssl_lock);
+    if (!made_must_staple)
+        made_must_staple = make_identity(TLS_P256, TLS_IDENTITIES_MAX, true);
+    pthread_mutex_unlock(&tls_openssl_lock);
+    return made_must_staple;
 }

@@ -27,6 +27,8 @@ struct tls_identity {
 
 /* The nth of its kind, made at first use and kept until the process ends. One thread. */
 const struct tls_identity *tls_identity(enum tls_key kind, unsigned nth);
+/* One whose leaf (P-256) demands a stapled OCSP response (RFC 7633). As above. */
+const struct tls_identity *tls_identity_must_staple(void);
 const char *tls_key_name(enum tls_key kind);
 
 #endif

@@ -2,7 +2,9 @@
  * Handshakes that a scripted server breaks, in every way and at every stage: what the error says, and that
  * nothing is left.
  */
+#include "core/pool.h"
 #include "tests/support/tls_fixture.h"
+#include "tls/pool.h"
 
 static struct tls_fixture t;
 
@@ -52,6 +54,37 @@ static void test_certificates_that_are_not_trusted(void **state)
         }
     }
     tls_end(&t);
+}
+
+/* A whole handshake, and then no: each time, as no ticket of it may stand for what was never shown. */
+static void test_a_staple_that_is_missing(void **state)
+{
+    (void)state;
+    const struct tls_identity *id = tls_identity_must_staple();
+    for (int version = 12; version <= 13; version++) {
+        const struct tls_script script = {
+            .version_min = version, .version_max = version, .identity = id};
+        tls_begin_closed(&t, &script, NULL);
+        moor_pool_options o;
+        tls_options(&t, &o);
+        trust(&o, id);
+        o.tls_tickets_max = 256;
+        tls_reopen(&t, NULL, &o);
+        const struct mr_tls_pool *p = t.f.pool->security;
+        for (unsigned i = 0; i < 3; i++) {
+            const int64_t from = fixture_now_ms();
+            const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETLS);
+            assert_in_range(fixture_now_ms() - from, 0, TIME_SLACK_MS);
+            assert_true(fault.safe_to_retry);
+            tls_assert_says(&fault, "staple");
+            expect_closed();
+            assert_false(tls_server_seen(t.server, i).has_offered);
+            assert_int_equal(mr_tickets_bytes(p->state->tickets), 0);
+        }
+        assert_int_equal(tls_server_requests(t.server), 0);
+        assert_int_equal(tls_told(&t).ready, 0);
+        tls_end(&t);
+    }
 }
 
 static void test_versions_that_do_not_meet(void **state)
@@ -289,6 +322,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_certificates_that_are_not_trusted),
+        cmocka_unit_test(test_a_staple_that_is_missing),
         cmocka_unit_test(test_versions_that_do_not_meet),
         cmocka_unit_test(test_alerts_in_the_handshake),
         cmocka_unit_test(test_alerts_after_the_handshake),

@@ -2,7 +2,9 @@
  * Session tickets: kept when they come, offered once, forgotten in time, and no harm when they are refused.
  * Whose they are is in tls_scope_test.c.
  */
+#include "core/pool.h"
 #include "tests/support/tls_fixture.h"
+#include "tls/pool.h"
 
 #include <stdlib.h>
 
@@ -32,6 +34,13 @@ static void expect_offered(unsigned nth, bool is_offered, bool is_resumed)
     const struct tls_seen seen = seen_of(nth);
     if (seen.has_offered != is_offered || seen.is_resumed != is_resumed)
         fail_msg("conn %u: offered %d, resumed %d", nth, seen.has_offered, seen.is_resumed);
+}
+
+/* Of all pools of the runtime, which is the only one there is. */
+static size_t ticket_bytes(void)
+{
+    const struct mr_tls_pool *p = t.f.pool->security;
+    return mr_tickets_bytes(p->state->tickets);
 }
 
 /* ---- kept and used ---- */
@@ -229,6 +238,45 @@ static void test_tickets_that_are_refused(void **state)
     }
 }
 
+static void ticket_key(uint8_t out[MR_TLS_HASH_SIZE])
+{
+    const struct mr_tls_pool *p = t.f.pool->security;
+    mr_tls_ticket_key(t.f.pool->upstream, p->context, out);
+}
+
+/* As many of the one there is as conns that shook hands at one time would have brought. */
+static void hold_tickets(uint32_t count)
+{
+    const struct mr_tls_pool *p = t.f.pool->security;
+    struct mr_tickets *store = p->state->tickets;
+    uint8_t key[MR_TLS_HASH_SIZE];
+    ticket_key(key);
+    struct mr_ticket *one = mr_tickets_take(store, key, 0);
+    assert_non_null(one);
+    while (mr_tickets_count(store, key) < count)
+        mr_tickets_put(store, key, count, one, (moor_span){one->bytes, one->len});
+    mr_ticket_unref(&t.f.runtime->heap, one);
+}
+
+/* All of them are of the keys that are lost: the first refusal tells that of the others, too. */
+static void test_many_tickets_that_are_refused(void **state)
+{
+    (void)state;
+    const struct tls_script script = one_each(12);
+    tls_begin(&t, &script, NULL);
+    get();
+    hold_tickets(8);
+    tls_server_forget(t.server);
+    for (int i = 0; i < 3; i++)
+        get();
+    assert_int_equal(fixture_stats(&t.f).requests_failed, 0);
+    assert_int_equal(fixture_stats(&t.f).dials_failed, 1);
+    assert_int_equal(tls_server_conns(t.server), 5);
+    expect_offered(1, true, false);
+    expect_offered(2, false, false);
+    tls_end(&t);
+}
+
 /* The same of a server that knows no tickets at all any more. */
 static void test_tickets_that_mean_nothing(void **state)
 {
@@ -287,6 +335,36 @@ static void test_a_ticket_that_fails(void **state)
     }
 }
 
+/* ---- believed only when proven ---- */
+
+#define BYTES_32 "0123456789abcdef0123456789abcdef"
+
+/* A hello that promises a ticket (TLS 1.2), the ticket, and an alert: anybody on the way can say that much. */
+static const char unproven[] =
+    "\x16\3\3\0\x34"
+    "\2\0\0\x30\3\3" BYTES_32 "\0\xc0\x2f\0"
+    "\0\x8\0\x17\0\0\0\x23\0\0"
+    "\x16\3\3\0\x4a"
+    "\4\0\0\x46\0\0\x1c\x20\0\x40" BYTES_32 BYTES_32 "\x15\3\3\0\2\2\x50";
+
+static void test_a_ticket_of_an_unproven_handshake(void **state)
+{
+    (void)state;
+    const struct tls_script script = {
+        .at[TLS_AT_HELLO] = {TLS_BYTES, .bytes = unproven, .len = sizeof unproven - 1}};
+    tls_begin(&t, &script, NULL);
+    const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETLS);
+    tls_assert_says(&fault, tls_alert_name(80)); /* so the ticket before it was read */
+    eventually(fixture_stats(&t.f).conns_open == 0);
+    assert_int_equal(ticket_bytes(), 0);
+    const struct tls_script fair = one_each(12);
+    tls_server_set(t.server, &fair);
+    peer_sleep_ms(3); /* the backoff is over */
+    get();
+    expect_offered(1, false, false);
+    tls_end(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -297,9 +375,11 @@ int main(void)
         cmocka_unit_test(test_tickets_max),
         cmocka_unit_test(test_tickets_end),
         cmocka_unit_test(test_tickets_that_are_refused),
+        cmocka_unit_test(test_many_tickets_that_are_refused),
         cmocka_unit_test(test_tickets_that_mean_nothing),
         cmocka_unit_test(test_tickets_of_another_version),
         cmocka_unit_test(test_a_ticket_that_fails),
+        cmocka_unit_test(test_a_ticket_of_an_unproven_handshake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
