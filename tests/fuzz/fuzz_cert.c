@@ -4,6 +4,7 @@
  */
 #include "base/span.h"
 #include "tls/cert.h"
+#include "tls/constraints.h"
 #include "tls/name.h"
 
 #include <stdlib.h>
@@ -58,6 +59,19 @@ static void check_names(const struct mr_cert *c)
     CHECK(!mr_tls_name_matches(c, MR_SPAN("::1%lo"), true));
 }
 
+static void check_constraints(const struct mr_cert *c)
+{
+    check_optional(c->name_constraints, c->tbs);
+    if (!c->name_constraints.base)
+        return;
+    CHECK(mr_constraints_are_valid(c->name_constraints));
+    static const char *const hosts[] = {"", "a", "a.example.org", "A.B."};
+    for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++)
+        /* An exclusion of names can only take away from what is allowed for an address. */
+        CHECK(!mr_constraints_allow(c->name_constraints, c, mr_span_cstr(hosts[i]), false) ||
+              mr_constraints_allow(c->name_constraints, c, mr_span_cstr(hosts[i]), true));
+}
+
 static void check_text(const char *text, const char *buf, size_t cap)
 {
     CHECK(text == buf);
@@ -83,6 +97,7 @@ static void check_good(const struct mr_cert *c)
     CHECK(c->not_before_s >= -62167219200 && c->not_before_s <= 253402300799);
     CHECK(c->not_after_s >= -62167219200 && c->not_after_s <= 253402300799);
     check_names(c);
+    check_constraints(c);
     for (size_t cap = 1; cap <= 64; cap += 21) {
         char *buf = malloc(cap);
         CHECK(buf != NULL);

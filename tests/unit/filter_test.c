@@ -10,11 +10,14 @@
 #include <cmocka.h>
 
 #include "core/berth.h"
+#include "core/conn_out.h"
 #include "core/shard.h"
 #include "tests/support/xor_filter.h"
 #include "tests/support/xor_server.h"
 
 #include <mooring/mooring.h>
+
+#include <errno.h>
 
 struct fixture {
     struct xor_server *server;
@@ -574,6 +577,51 @@ static void test_our_end_is_announced_once_by_every_filter(void **state)
     }
 }
 
+static unsigned swallowed;
+
+static void swallow(struct mr_io *io, struct mr_sock *s, const struct msghdr *m)
+{
+    (void)io;
+    (void)s;
+    assert_true(m->msg_iovlen > 0);
+    swallowed++;
+}
+
+static void piece_refused(struct mr_out *o, int err)
+{
+    (void)err;
+    o->len = 0;
+}
+
+/* The claim hears that its bytes were not sent: they must not leave with a goodbye after all. */
+static void test_what_could_not_be_sent_goes_with_no_goodbye(void **state)
+{
+    (void)state;
+    static const int errors[] = {ENOBUFS, ENOMEM, EPIPE, ECONNRESET};
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        struct fixture f;
+        struct raw_claim raw;
+        begin(&f, &(struct xor_server_options){.layers = 1 + i % 2}, NULL);
+        acquire_raw(&f, &raw);
+        struct mr_io *io = f.shard->mine.loop.io;
+        const struct mr_io_ops *real = io->ops;
+        struct mr_io_ops ops = *real;
+        ops.send = swallow;
+        io->ops = &ops;
+        swallowed = 0;
+        struct mr_out o = {
+            .base = (const uint8_t *)"POST / HTTP/1.1", .len = 15, .sent = piece_refused};
+        assert_int_equal(mr_conn_write(raw.conn, &o), MOOR_OK);
+        TURN_UNTIL(&f, swallowed == 1);
+        mr_conn_out_sent(raw.conn, errors[i], 0);
+        assert_int_equal(mr_conn_state(raw.conn), MR_CONN_CLOSING);
+        assert_int_equal(swallowed, 1);
+        io->ops = real;
+        TURN_UNTIL(&f, o.len == 0 && xor_counts.dropped == xor_counts.made);
+        finish(&f);
+    }
+}
+
 /* ---- whenever a conn goes, its filters go once ---- */
 
 static void test_filters_go_with_their_conn(void **state)
@@ -726,6 +774,7 @@ int main(void)
         cmocka_unit_test(test_an_end_behind_held_bytes),
         cmocka_unit_test(test_an_idle_conn_ends),
         cmocka_unit_test(test_our_end_is_announced_once_by_every_filter),
+        cmocka_unit_test(test_what_could_not_be_sent_goes_with_no_goodbye),
         cmocka_unit_test(test_filters_go_with_their_conn),
         cmocka_unit_test(test_idle_costs_the_filters_alone),
         cmocka_unit_test(test_filters_move_with_their_conn),

@@ -136,6 +136,35 @@ static void test_refused(void **state)
         }
 }
 
+/* Nothing more comes after its Finished that would move what is to be sent again. */
+static void test_refused_by_a_server_that_says_no_more(void **state)
+{
+    (void)state;
+    for (int is_resumed = 0; is_resumed < 2; is_resumed++) {
+        struct tls_script script = early_script();
+        begin_early(&script, true);
+        run(&marked);
+        script.tickets = -1;
+        script.refuses_early = is_resumed;
+        script.early_max = is_resumed ? EARLY_MAX : 0;
+        if (!is_resumed)
+            tls_server_forget(t.server);
+        tls_server_set(t.server, &script);
+        const int64_t from = fixture_now_ms();
+        run(&marked);
+        assert_in_range(fixture_now_ms() - from, 0, TIME_SLACK_MS);
+        const struct tls_seen seen = seen_of(1);
+        assert_int_equal(tls_server_conns(t.server), 2);
+        assert_true(seen.offers_early);
+        assert_false(seen.is_early_accepted);
+        assert_int_equal(seen.is_resumed, is_resumed);
+        assert_int_equal(seen.requests, 1);
+        expect_stats(1, 1);
+        assert_int_equal(fixture_stats(&t.f).requests_failed, 0);
+        tls_end(&t);
+    }
+}
+
 static void expect_unused(const struct tls_script *script, bool is_on, const struct early_call *e)
 {
     begin_early(script, is_on);
@@ -282,6 +311,7 @@ int main(void)
         cmocka_unit_test(test_accepted),
         cmocka_unit_test(test_accepted_with_a_body),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_refused_by_a_server_that_says_no_more),
         cmocka_unit_test(test_not_for_everybody),
         cmocka_unit_test(test_off_by_default),
         cmocka_unit_test(test_mixed),

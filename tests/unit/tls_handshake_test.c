@@ -321,6 +321,73 @@ static void test_stalled_handshakes_give_way(void **state)
     tls_end(&t);
 }
 
+/* A silent server has the one turn there is; a pool to it whose call waits. */
+struct silence {
+    struct tls_server *server;
+    moor_pool *pool;
+    struct call call;
+};
+
+static void begin_silence(struct silence *s)
+{
+    const struct tls_script script = {.at[TLS_AT_ACCEPT].act = TLS_STALL};
+    moor_runtime_options ro;
+    moor_pool_options o;
+    fixture_runtime_options(&t.f, &ro);
+    ro.tls_handshakes_max = 1;
+    tls_begin_closed(&t, NULL, &ro);
+    s->server = tls_server_start(&script);
+    tls_options(&t, &o);
+    o.connect_timeout_ms = 20000;
+    assert_err(moor_pool_open(t.f.runtime, tls_server_url(s->server), &o, &s->pool), MOOR_OK);
+    tls_reopen(&t, NULL, &o);
+    call_init(&s->call, s->pool, "/bytes/100");
+    call_start(&t.f, &s->call);
+    eventually(tls_server_conns(s->server) == 1);
+    peer_sleep_ms(20); /* its handshake has begun */
+}
+
+static void end_silence(struct silence *s)
+{
+    assert_false(call_is_over(&s->call));
+    moor_cancel(s->call.op);
+    call_wait(&s->call);
+    call_fini(&s->call);
+    assert_err(moor_pool_close(s->pool, 0), MOOR_OK);
+    tls_server_stop(s->server);
+    tls_end(&t);
+}
+
+enum { PATIENCE_MS = 1000 };
+
+static void test_silent_servers_keep_no_turn(void **state)
+{
+    (void)state;
+    static struct silence s;
+    begin_silence(&s);
+    const int64_t from = fixture_now_ms();
+    tls_expect_bytes(&t, 100);
+    assert_in_range(fixture_now_ms() - from, 0, PATIENCE_MS + TIME_SLACK_MS);
+    end_silence(&s);
+}
+
+/* What it says comes before its handshake has a turn, and nothing after that. */
+static void test_a_server_that_speaks_first(void **state)
+{
+    (void)state;
+    static const char banner[] = "220 mail.test ESMTP ready\r\n";
+    const struct tls_script script = {
+        .at[TLS_AT_ACCEPT] = {TLS_BYTES, .bytes = banner, .len = sizeof banner - 1}};
+    static struct silence s;
+    begin_silence(&s);
+    tls_server_set(t.server, &script);
+    const int64_t from = fixture_now_ms();
+    const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETLS);
+    assert_in_range(fixture_now_ms() - from, 0, PATIENCE_MS + TIME_SLACK_MS);
+    tls_assert_says(&fault, "does not speak TLS");
+    end_silence(&s);
+}
+
 static void test_a_pool_that_closes_in_the_handshake(void **state)
 {
     (void)state;
@@ -357,6 +424,8 @@ int main(void)
         cmocka_unit_test(test_stalls),
         cmocka_unit_test(test_handshakes_at_a_time),
         cmocka_unit_test(test_stalled_handshakes_give_way),
+        cmocka_unit_test(test_silent_servers_keep_no_turn),
+        cmocka_unit_test(test_a_server_that_speaks_first),
         cmocka_unit_test(test_a_pool_that_closes_in_the_handshake),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -416,6 +416,98 @@ static void test_pools_that_cannot_be_reloaded(void **state)
     tls_end(&t);
 }
 
+/* ---- how it may be called ---- */
+
+/* What the environment says stands above the options of a reload as above those of the opening. */
+static void test_the_environment_stays_above(void **state)
+{
+    (void)state;
+    moor_pool_options o;
+    tls_options(&t, &o);
+    assert_int_equal(setenv("MOORING_TLS_PINS", server_id(0)->pin, 1), 0);
+    tls_begin(&t, NULL, &o);
+    tls_expect_bytes(&t, 100);
+    const struct tls_script other = {.identity = server_id(1)};
+    o.tls_ca_pem = (moor_span){server_id(1)->root_pem, strlen(server_id(1)->root_pem)};
+    tls_server_set(t.server, &other);
+    assert_err(reload(&o), MOOR_OK);
+    eventually(fixture_stats(&t.f).conns_open == 0);
+    const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETLS);
+    tls_assert_says(&fault, "not pinned");
+    assert_int_equal(unsetenv("MOORING_TLS_PINS"), 0);
+    assert_err(reload(&o), MOOR_OK);
+    peer_sleep_ms(3); /* the backoff is over */
+    tls_expect_bytes(&t, 100);
+    tls_end(&t);
+}
+
+static void reload_in_head(struct call *c)
+{
+    *(moor_err *)c->user = reload(NULL);
+}
+
+static void test_not_on_a_shard(void **state)
+{
+    (void)state;
+    moor_pool_options o;
+    moor_err e = MOOR_OK;
+    file_options(&o);
+    write_file(ca_path, server_id(0)->root_pem, "");
+    tls_begin(&t, NULL, &o);
+    struct call c;
+    call_init(&c, t.f.pool, "/bytes/100");
+    c.on_head = reload_in_head;
+    c.user = &e;
+    call_expect(&t.f, &c, MOOR_OK);
+    call_fini(&c);
+    assert_err(e, MOOR_EWRONGTHREAD);
+    assert_err(reload(NULL), MOOR_OK);
+    tls_end(&t);
+}
+
+enum { RELOADERS = 4 };
+
+struct reloader {
+    pthread_t thread;
+    unsigned done, busy, other;
+};
+
+static void *run_reloads(void *arg)
+{
+    struct reloader *r = arg;
+    for (int i = 0; i < 50; i++) {
+        const moor_err e = reload(NULL);
+        r->done += e == MOOR_OK;
+        r->busy += e == MOOR_EBUSY;
+        r->other += e != MOOR_OK && e != MOOR_EBUSY;
+    }
+    return NULL;
+}
+
+static void test_several_at_once(void **state)
+{
+    (void)state;
+    moor_pool_options o;
+    struct reloader r[RELOADERS] = {0};
+    file_options(&o);
+    write_file(ca_path, server_id(0)->root_pem, server_id(1)->root_pem);
+    begin_two_shards(NULL, &o);
+    struct load *l = begin_load();
+    for (int i = 0; i < RELOADERS; i++)
+        assert_int_equal(pthread_create(&r[i].thread, NULL, run_reloads, &r[i]), 0);
+    unsigned done = 0;
+    for (int i = 0; i < RELOADERS; i++) {
+        pthread_join(r[i].thread, NULL);
+        assert_int_equal(r[i].other, 0);
+        done += r[i].done;
+    }
+    assert_true(done > 0);
+    end_load(l);
+    assert_err(reload(NULL), MOOR_OK);
+    tls_expect_bytes(&t, 100);
+    tls_end(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -429,6 +521,9 @@ int main(void)
         cmocka_unit_test(test_files_that_cannot_be_used),
         cmocka_unit_test(test_options_that_cannot_be_used),
         cmocka_unit_test(test_pools_that_cannot_be_reloaded),
+        cmocka_unit_test(test_the_environment_stays_above),
+        cmocka_unit_test(test_not_on_a_shard),
+        cmocka_unit_test(test_several_at_once),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
