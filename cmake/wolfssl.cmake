@@ -64,6 +64,14 @@ else()
   endif()
 endif()
 message(STATUS "wolfSSL: ${MOORING_WOLFSSL_TEXT}")
+# What was probed of another one says nothing of this.
+set(wolfssl_probed "${MOORING_WOLFSSL_TEXT} ${CMAKE_REQUIRED_LIBRARIES}")
+if(NOT "${wolfssl_probed}" STREQUAL "${MOORING_WOLFSSL_PROBED}")
+  foreach(feature BASE EARLY_DATA STAPLING FP_ECC)
+    unset(MR_WOLFSSL_${feature} CACHE)
+  endforeach()
+  set(MOORING_WOLFSSL_PROBED "${wolfssl_probed}" CACHE INTERNAL "")
+endif()
 target_compile_definitions(mooring_wolfssl INTERFACE
   MR_WOLFSSL_TEXT="${MOORING_WOLFSSL_TEXT}")
 
