@@ -230,6 +230,23 @@ static const struct {
     {120, "the server's alert: no_application_protocol"},
 };
 
+int mr_tls_verify_code(int code)
+{
+    static const struct {
+        int theirs, ours;
+    } codes[] = {
+        {2, ASN_NO_SIGNER_E},    {7, ASN_SIG_CONFIRM_E},  {9, ASN_BEFORE_DATE_E},
+        {13, ASN_BEFORE_DATE_E}, {14, ASN_AFTER_DATE_E},  {10, ASN_AFTER_DATE_E},
+        {18, ASN_SELF_SIGNED_E}, {19, ASN_SELF_SIGNED_E}, {20, ASN_NO_SIGNER_E},
+        {21, ASN_NO_SIGNER_E},   {22, MAX_CHAIN_ERROR},   {24, ASN_PATHLEN_INV_E},
+        {25, ASN_PATHLEN_INV_E},
+    };
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (codes[i].theirs == code)
+            return codes[i].ours;
+    return code;
+}
+
 const char *mr_tls_error_text(int code, int alert)
 {
     if (code == FATAL_ERROR || code == SOCKET_PEER_CLOSED_E) {

@@ -31,6 +31,8 @@ void mr_tls_hash(const moor_span *parts, size_t count, uint8_t out[MR_TLS_HASH_S
 /* False: not base64. *out_len: room before, used after. */
 bool mr_tls_base64(moor_span text, uint8_t *out, size_t *out_len);
 
+/* Builds that imitate OpenSSL tell verify callbacks its numbers: as the library's own. */
+int mr_tls_verify_code(int code);
 /* What a code of the library means for a user; static text. `alert`: the last one the peer sent, -1 = none. */
 const char *mr_tls_error_text(int code, int alert);
 /* In the library's own words, for the log. */

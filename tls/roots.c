@@ -47,19 +47,25 @@ static struct mr_tls_root *find(const struct mr_tls_roots *r, const uint8_t *sub
     return NULL;
 }
 
+static void widen(struct mr_tls_root *r, const struct mr_tls_root *by)
+{
+    if (r->path_len_max >= 0 && (by->path_len_max < 0 || by->path_len_max > r->path_len_max))
+        r->path_len_max = by->path_len_max;
+    if (by->not_after_s > r->not_after_s)
+        r->not_after_s = by->not_after_s;
+}
+
 moor_err mr_tls_roots_read(struct mr_heap *h, const char *pem, struct mr_tls_roots *out)
 {
     struct mr_tls_roots r = {0};
     uint8_t der[MR_TLS_ROOT_DER_MAX];
     struct mr_cert c;
     while (mr_tls_pem_next(&pem, der, &c)) {
-        struct mr_tls_root root = {.path_len_max = c.path_len_max};
+        struct mr_tls_root root = {.path_len_max = c.path_len_max, .not_after_s = c.not_after_s};
         mr_tls_hash(&c.subject, 1, root.subject);
         struct mr_tls_root *same = find(&r, root.subject);
         if (same) {
-            if (same->path_len_max >= 0 &&
-                (c.path_len_max < 0 || c.path_len_max > same->path_len_max))
-                same->path_len_max = c.path_len_max;
+            widen(same, &root);
             continue;
         }
         if (r.count == r.cap && !grow(h, &r)) {

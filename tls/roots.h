@@ -13,7 +13,9 @@
 
 struct mr_tls_root {
     uint8_t subject[MR_TLS_HASH_SIZE];
-    int32_t path_len_max; /* of those with this name the most generous; -1 = no limit */
+    /* Of those with this name the most generous. */
+    int32_t path_len_max; /* -1 = no limit */
+    int64_t not_after_s;
 };
 
 struct mr_tls_roots {

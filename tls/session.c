@@ -147,14 +147,14 @@ static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
 {
     struct mr_tls_conn *t = store->userCtx;
     struct mr_tls_hello *h = t->hello;
-    if (!is_good && store->error_depth > 0 &&
-        (store->error == ASN_AFTER_DATE_E || store->error == ASN_BEFORE_DATE_E)) {
-        h->date_code = store->error;
+    const int code = is_good ? 0 : mr_tls_verify_code(store->error);
+    if (store->error_depth > 0 && (code == ASN_AFTER_DATE_E || code == ASN_BEFORE_DATE_E)) {
+        h->date_code = code;
         return 1; /* not remembered as an authority; if the leaf needs it, its own check fails */
     }
     if (!is_good) {
         if (!h->verify_code)
-            h->verify_code = store->error;
+            h->verify_code = code;
         return 0;
     }
     if (store->error_depth != 0) {

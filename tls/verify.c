@@ -97,6 +97,8 @@ static const char *check_path(struct path *p)
     follow(p, 0);
     if (!p->root)
         return REFUSED "its chain is incomplete";
+    if (p->q->now_s > p->root->not_after_s)
+        return REFUSED "expired, the authority it leads to";
     if (p->root->path_len_max >= 0 && p->authorities > (uint32_t)p->root->path_len_max)
         return REFUSED "the chain is longer than its authority allows";
     for (size_t i = 0; i < p->count; i++) {

@@ -113,7 +113,7 @@ static void write_pin(EVP_PKEY *key, char *to, size_t cap)
     const int len = i2d_PUBKEY(key, &der);
     MUST(len > 0 && EVP_Digest(der, (size_t)len, digest, NULL, EVP_sha256(), NULL));
     EVP_EncodeBlock(text, digest, 32);
-    snprintf(to, cap, "sha256/%s", (const char *)text);
+    snprintf(to, cap, "sha256/%.44s", (const char *)text);
     OPENSSL_free(der);
 }
 
