@@ -10,13 +10,6 @@
 
 #include <string.h>
 
-static bool is_pinned(const struct mr_tls_context *x, const struct mr_cert *c)
-{
-    uint8_t hash[MR_TLS_HASH_SIZE];
-    mr_tls_hash(&c->spki, 1, hash);
-    return mr_tls_context_has_pin(x, hash);
-}
-
 /* With `issuer` as the only authority there is. */
 static bool is_signed_by(const struct mr_cert *c, const struct mr_cert *issuer)
 {
@@ -41,7 +34,7 @@ static bool is_under_pinned_root(const struct mr_tls_context *x, const struct mr
     uint8_t der[MR_TLS_ROOT_DER_MAX];
     struct mr_cert root;
     while (mr_tls_pem_next(&at, der, &root))
-        if (mr_span_is_equal(c->issuer, root.subject) && is_pinned(x, &root) &&
+        if (mr_span_is_equal(c->issuer, root.subject) && mr_tls_context_has_pin(x, root.spki) &&
             is_signed_by(c, &root))
             return true;
     return false;
@@ -63,7 +56,7 @@ bool mr_tls_chain_has_pin(const struct mr_tls_context *x, const moor_span *chain
             next++;
         if (next >= count)
             return is_under_pinned_root(x, &sent[at]);
-        if (is_pinned(x, &sent[next]))
+        if (mr_tls_context_has_pin(x, sent[next].spki))
             return true;
         is_walked[next] = true;
         at = next;

@@ -10,9 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RSA_BITS_MIN  2048
-#define ECC_BYTES_MIN 32
-
 /* AES first only where the processor has it: in software it is slow, and its timing tells. */
 #define SUITES_AES_13    "TLS13-AES128-GCM-SHA256:TLS13-AES256-GCM-SHA384:"
 #define SUITES_CHACHA_13 "TLS13-CHACHA20-POLY1305-SHA256:"
@@ -45,8 +42,8 @@ static bool set_protocol(WOLFSSL_CTX *w, const struct mr_tls_material *m)
     const int oldest = m->version_min == 13 ? WOLFSSL_TLSV1_3 : WOLFSSL_TLSV1_2;
     return wolfSSL_CTX_SetMinVersion(w, oldest) == WOLFSSL_SUCCESS &&
            wolfSSL_CTX_set_cipher_list(w, suites()) == WOLFSSL_SUCCESS &&
-           wolfSSL_CTX_SetMinRsaKey_Sz(w, RSA_BITS_MIN) == WOLFSSL_SUCCESS &&
-           wolfSSL_CTX_SetMinEccKey_Sz(w, ECC_BYTES_MIN) == WOLFSSL_SUCCESS &&
+           wolfSSL_CTX_SetMinRsaKey_Sz(w, MR_TLS_RSA_BITS_MIN) == WOLFSSL_SUCCESS &&
+           wolfSSL_CTX_SetMinEccKey_Sz(w, MR_TLS_EC_BITS_MIN / 8) == WOLFSSL_SUCCESS &&
            wolfSSL_CTX_UseSessionTicket(w) == WOLFSSL_SUCCESS &&
            wolfSSL_CTX_set_group_messages(w) == WOLFSSL_SUCCESS;
 }
@@ -187,8 +184,10 @@ moor_err mr_tls_context_get(struct mr_tls_state *s, const struct mr_tls_material
     return MOOR_OK;
 }
 
-bool mr_tls_context_has_pin(const struct mr_tls_context *c, const uint8_t hash[MR_TLS_HASH_SIZE])
+bool mr_tls_context_has_pin(const struct mr_tls_context *c, moor_span spki)
 {
+    uint8_t hash[MR_TLS_HASH_SIZE];
+    mr_tls_hash(&spki, 1, hash);
     for (uint32_t i = 0; i < c->pin_count; i++)
         if (!memcmp(c->pins[i], hash, MR_TLS_HASH_SIZE))
             return true;

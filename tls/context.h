@@ -11,6 +11,10 @@
 
 struct WOLFSSL_CTX;
 
+/* Of any key in a chain. */
+#define MR_TLS_RSA_BITS_MIN 2048
+#define MR_TLS_EC_BITS_MIN  256
+
 struct mr_tls_context {
     struct mr_tls_state *state;
     struct mr_list link; /* state->contexts */
@@ -29,8 +33,8 @@ struct mr_tls_context {
 MOOR_NODISCARD moor_err mr_tls_context_get(struct mr_tls_state *s, const struct mr_tls_material *m,
                                            struct mr_tls_context **out,
                                            char fault[MR_TLS_FAULT_MAX]);
-/* Pins and certificates are public: the time it takes may tell. */
-bool mr_tls_context_has_pin(const struct mr_tls_context *c, const uint8_t hash[MR_TLS_HASH_SIZE]);
+/* Is the key, a SubjectPublicKeyInfo with its header, one of the pins? */
+bool mr_tls_context_has_pin(const struct mr_tls_context *c, moor_span spki);
 void mr_tls_context_ref(struct mr_tls_context *c);
 /* NULL is fine. */
 void mr_tls_context_unref(struct mr_tls_context *c);

@@ -11,9 +11,6 @@
 
 #include <string.h>
 
-#define RSA_BITS_MIN 2048
-#define EC_BITS_MIN  256
-
 #define REFUSED "verify the certificate: "
 
 static bool is_self_issued(const struct mr_cert *c)
@@ -26,8 +23,8 @@ static const char *check_strength(const struct mr_cert *c)
     if (c->is_weakly_signed)
         return REFUSED "signed with SHA-1, MD5 or DSA, which can be forged";
     const bool is_rsa = c->key == MR_CERT_KEY_RSA || c->key == MR_CERT_KEY_RSA_PSS;
-    if ((is_rsa && c->key_bits < RSA_BITS_MIN) ||
-        (c->key == MR_CERT_KEY_EC && c->key_bits && c->key_bits < EC_BITS_MIN))
+    if ((is_rsa && c->key_bits < MR_TLS_RSA_BITS_MIN) ||
+        (c->key == MR_CERT_KEY_EC && c->key_bits && c->key_bits < MR_TLS_EC_BITS_MIN))
         return REFUSED "a key is too short";
     return NULL;
 }
@@ -109,13 +106,6 @@ static const char *check_path(struct path *p)
     return p->sent[0].may_sign ? NULL : REFUSED "its key may not be used for this";
 }
 
-static bool is_pinned(const struct mr_tls_context *x, const struct mr_cert *c)
-{
-    uint8_t hash[MR_TLS_HASH_SIZE];
-    mr_tls_hash(&c->spki, 1, hash);
-    return mr_tls_context_has_pin(x, hash);
-}
-
 const char *mr_tls_verify(const struct mr_tls_check *q, const moor_span *chain, size_t count,
                           struct mr_cert *out_leaf)
 {
@@ -132,7 +122,7 @@ const char *mr_tls_verify(const struct mr_tls_check *q, const moor_span *chain, 
         return why;
     if (!mr_tls_name_matches(out_leaf, q->host, q->is_ip))
         return REFUSED "it is not for this host";
-    if (!x->pin_count || is_pinned(x, out_leaf) ||
+    if (!x->pin_count || mr_tls_context_has_pin(x, out_leaf->spki) ||
         (x->pins_chain && mr_tls_chain_has_pin(x, chain, count)))
         return NULL;
     return REFUSED "its key is not pinned";

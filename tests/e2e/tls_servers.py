@@ -5,6 +5,7 @@ The servers find their server.cnf, which allows weak keys, where tls_certs.py pu
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -37,15 +38,30 @@ http {{
 """
 
 
+PORTS_LOW, PORTS_EACH = 10000, 1000  # below those that the kernel gives to whoever connects
+_slices = []  # locks of this process's
+
+
 def free_ports(count):
-    """Nobody else's: all are bound at once before the first is let go."""
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """Nobody else's, until this process ends: between here and the server's start none must go."""
+    ports = []
+    for number in range(20):
+        slice_ = open(f"/tmp/mooring-test-ports-{number}", "w", encoding="ascii")
+        try:
+            fcntl.flock(slice_, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            slice_.close()
+            continue
+        _slices.append(slice_)
+        first = PORTS_LOW + number * PORTS_EACH
+        for port in range(first, first + PORTS_EACH):
+            if len(ports) == count:
+                return ports
+            with socket.socket() as s, contextlib.suppress(OSError):
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                s.bind(("127.0.0.1", port))
+                ports.append(port)
+    raise RuntimeError(f"no {count} free ports")
 
 
 def wait_until(true, what):

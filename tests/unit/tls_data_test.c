@@ -445,51 +445,6 @@ static void test_a_stream(void **state)
     }
 }
 
-static uint64_t memory_used(void)
-{
-    moor_runtime_stats s;
-    moor_runtime_stats_read(t.f.runtime, &s);
-    return s.memory_used;
-}
-
-/* The kernel keeps little of what we send: our ends of conns to the server are those whose peer has its port. */
-static void shrink_send_buffers(void)
-{
-    for (int fd = 3; fd < 256; fd++) {
-        struct sockaddr_in to;
-        socklen_t len = sizeof to;
-        if (!getpeername(fd, (struct sockaddr *)&to, &len) && to.sin_family == AF_INET &&
-            ntohs(to.sin_port) == tls_server_port(t.server))
-            (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){4096}, sizeof(int));
-    }
-}
-
-/* Each update asks for ours, and nobody reads those: they are kept no further than a bound. */
-static void test_a_peer_that_asks_and_does_not_read(void **state)
-{
-    (void)state;
-    enum { UPDATES = 200000, GROWTH_MAX = 2 << 20 };
-    const struct tls_script script = {
-        .version_min = 13, .at[TLS_AT_REQUEST] = {TLS_KEY_UPDATE, .value = 1, .len = UPDATES}};
-    tls_begin(&t, &script, NULL);
-    const uint64_t before = memory_used();
-    struct call c;
-    call_init(&c, t.f.pool, "/bytes/100");
-    c.request.timeout_ms = 60000;
-    call_start(&t.f, &c);
-    uint64_t most = 0;
-    for (; !call_is_over(&c); peer_sleep_ms(1)) {
-        shrink_send_buffers();
-        most = memory_used() > most ? memory_used() : most;
-    }
-    assert_err(c.done.fault.err, MOOR_ETLS);
-    tls_assert_says(&c.done.fault, "does not read");
-    assert_in_range(most, 0, before + GROWTH_MAX);
-    call_fini(&c);
-    eventually(fixture_stats(&t.f).conns_open == 0);
-    tls_end(&t);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -511,7 +466,6 @@ int main(void)
         cmocka_unit_test(test_idle_conns_end),
         cmocka_unit_test(test_we_say_goodbye_once),
         cmocka_unit_test(test_a_stream),
-        cmocka_unit_test(test_a_peer_that_asks_and_does_not_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
