@@ -23,6 +23,7 @@
 #define CTYPE_BOOL       bool
 #define CTYPE_TEXT       const char *
 #define CTYPE_BACKEND    const char *
+#define CTYPE_EVICTION   const char *
 #define CTYPE_LEVEL      moor_log_level
 
 /* Both structs as the list would declare them: a field forgotten, moved or retyped does not
@@ -48,6 +49,11 @@ struct pool_twin {
     void (*on_event)(void *user, const struct moor_event *e);
     void *event_user;
     moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
+    const void *driver_config;
+    moor_credentials_fn credentials;
+    void *credentials_user;
+    moor_evict_fn evict;
+    void *evict_user;
 };
 _Static_assert(sizeof(struct runtime_twin) == sizeof(moor_runtime_options), "options.def");
 _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.def");
@@ -75,6 +81,7 @@ _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.d
 #define DEFAULT_LEVEL         DEFAULT_NUMBER
 #define DEFAULT_TEXT(value)   .default_text = (value)
 #define DEFAULT_BACKEND       DEFAULT_TEXT
+#define DEFAULT_EVICTION      DEFAULT_TEXT
 
 #define ENTRY(scope_, type, kind_, field_, variable_, default_, min_, max_, help_, symptom_)       \
     {.scope = scope_,                                                                              \
@@ -136,7 +143,8 @@ void moor_pool_options_init_sized(moor_pool_options *o, size_t size)
 
 bool mr_option_is_text(const struct mr_option *o)
 {
-    return o->kind == MR_OPTION_TEXT || o->kind == MR_OPTION_BACKEND;
+    return o->kind == MR_OPTION_TEXT || o->kind == MR_OPTION_BACKEND ||
+           o->kind == MR_OPTION_EVICTION;
 }
 
 struct mr_option_value mr_option_get(const struct mr_option *o, const void *options)
@@ -226,6 +234,7 @@ static const char *word_of(const struct mr_option *o, int64_t *out_number)
 
 static const char *const levels[] = {"off", "error", "warn", "info", "debug", NULL};
 static const char *const backends[] = {"auto", "io_uring", "epoll", NULL};
+static const char *const evictions[] = {"lifo", "fifo", "lru", NULL};
 static const struct suffix booleans[] = {{"true", 1}, {"yes", 1}, {"on", 1}, {"1", 1}, {"false", 0},
                                          {"no", 0},   {"off", 0}, {"0", 0},  {NULL, 0}};
 
@@ -277,6 +286,7 @@ enum mr_option_verdict mr_option_parse(const struct mr_option *o, const char *te
     switch (o->kind) {
     case MR_OPTION_TEXT:
     case MR_OPTION_BACKEND:
+    case MR_OPTION_EVICTION:
         v.text = text;
         break;
     case MR_OPTION_LEVEL:
@@ -307,6 +317,9 @@ enum mr_option_verdict mr_option_check(const struct mr_option *o, struct mr_opti
     switch (o->kind) {
     case MR_OPTION_BACKEND:
         good = v.text && find_word(backends, v.text) >= 0;
+        return good ? MR_OPTION_GOOD : MR_OPTION_MALFORMED;
+    case MR_OPTION_EVICTION:
+        good = v.text && find_word(evictions, v.text) >= 0;
         return good ? MR_OPTION_GOOD : MR_OPTION_MALFORMED;
     case MR_OPTION_TEXT:
         good = !v.text || (strlen(v.text) >= (size_t)o->min && strlen(v.text) <= (size_t)o->max);
@@ -376,6 +389,9 @@ const char *mr_option_range(const struct mr_option *o, char *buf, size_t cap)
         break;
     case MR_OPTION_BACKEND:
         snprintf(buf, cap, "auto|io_uring|epoll");
+        break;
+    case MR_OPTION_EVICTION:
+        snprintf(buf, cap, "lifo|fifo|lru");
         break;
     case MR_OPTION_LEVEL:
         snprintf(buf, cap, "off|error|warn|info|debug");

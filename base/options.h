@@ -22,6 +22,7 @@ enum mr_option_kind {
     MR_OPTION_BOOL,
     MR_OPTION_TEXT,
     MR_OPTION_BACKEND,
+    MR_OPTION_EVICTION,
     MR_OPTION_LEVEL,
 };
 

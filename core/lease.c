@@ -31,7 +31,8 @@ static struct mr_slab *lease_slab(struct moor_shard *s)
 
 void moor_acquire_options_init_sized(moor_acquire_options *o, size_t size)
 {
-    const moor_acquire_options defaults = {.size = size, .timeout_ms = MOOR_TIMEOUT_OF_POOL};
+    const moor_acquire_options defaults = {
+        .size = size, .timeout_ms = MOOR_TIMEOUT_OF_POOL, .priority = 1};
     memset(o, 0, size);
     memcpy(o, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
@@ -50,8 +51,8 @@ moor_err mr_lease_deadline(const struct moor_pool *p, const moor_acquire_options
     return MOOR_OK;
 }
 
-moor_err moor_acquire(moor_pool *p, const moor_acquire_options *options, moor_acquired_cb cb,
-                      void *user, moor_op *out_op)
+moor_err moor_acquire_at(moor_pool *p, const moor_acquire_options *options, moor_acquired_cb cb,
+                         void *user, moor_op *out_op, const char *site)
 {
     MR_FAIL_IF(!p || !cb, MOOR_EINVAL);
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
@@ -60,7 +61,7 @@ moor_err moor_acquire(moor_pool *p, const moor_acquire_options *options, moor_ac
     MR_FAIL_IF(p->protocol != &mr_stream_protocol, MOOR_EINVAL);
     int64_t deadline;
     MR_TRY(mr_lease_deadline(p, options, mr_shard_refresh(s), &deadline));
-    return mr_lease_acquire(p, deadline, cb, user, out_op);
+    return mr_lease_acquire(p, deadline, site, cb, user, out_op);
 }
 
 static void discard(struct mr_lease *l)
@@ -69,8 +70,8 @@ static void discard(struct mr_lease *l)
     mr_slab_give(lease_slab(l->slot.shard), l);
 }
 
-moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, moor_acquired_cb cb, void *user,
-                          moor_op *out_op)
+moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, const char *site,
+                          moor_acquired_cb cb, void *user, moor_op *out_op)
 {
     struct moor_shard *s = moor_shard_self();
     struct mr_berth *b = mr_berth_of(p->upstream, s);
@@ -81,6 +82,7 @@ moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, moor_acquire
     l->cb = cb;
     l->user = user;
     l->asked_ns = mr_shard_now(s);
+    l->site = site;
     l->claim.granted = granted;
     l->claim.failed = failed;
     l->claim.deadline_ns = deadline_ns;

@@ -33,6 +33,7 @@ struct mr_lease {
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
+    const char *site; /* where it was acquired; static text or NULL */
     struct mr_deferred tell;      /* cb, which may not run inside the grant */
     struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */
     struct mr_message released;   /* moor_release of another thread */
@@ -58,7 +59,7 @@ struct mr_lease {
 };
 
 /* On the shard; deadline_ns is absolute. As moor_acquire, whose arguments were checked. */
-MOOR_NODISCARD moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns,
+MOOR_NODISCARD moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, const char *site,
                                          moor_acquired_cb cb, void *user, moor_op *out_op);
 /* The deadline these options mean. EINVAL: out of range. */
 MOOR_NODISCARD moor_err mr_lease_deadline(const struct moor_pool *p,

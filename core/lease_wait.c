@@ -91,6 +91,7 @@ struct acquire_wait {
     struct wait w;
     struct moor_pool *pool;
     int64_t deadline_ns;
+    const char *site;
     moor_acquired *out;
 };
 
@@ -105,17 +106,18 @@ static void acquire_done(void *user, const moor_acquired *a)
 static void acquire_run(struct wait *w)
 {
     struct acquire_wait *q = MR_CONTAINER_OF(w, struct acquire_wait, w);
-    const moor_err e = mr_lease_acquire(q->pool, q->deadline_ns, acquire_done, q, NULL);
+    const moor_err e = mr_lease_acquire(q->pool, q->deadline_ns, q->site, acquire_done, q, NULL);
     if (e)
         finish(w, e);
 }
 
-moor_err moor_acquire_wait(moor_pool *p, const moor_acquire_options *options, moor_acquired *out)
+moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                              const char *site)
 {
     MR_FAIL_IF(!p || !out, MOOR_EINVAL);
     MR_TRY(check_thread(p->runtime));
     MR_FAIL_IF(p->protocol != &mr_stream_protocol, MOOR_EINVAL);
-    struct acquire_wait q = {.w.run = acquire_run, .pool = p, .out = out};
+    struct acquire_wait q = {.w.run = acquire_run, .pool = p, .site = site, .out = out};
     MR_TRY(mr_lease_deadline(p, options, mr_clock_now(p->runtime->clock), &q.deadline_ns));
     *out = (moor_acquired){.size = sizeof *out};
     bool has_begun = false;

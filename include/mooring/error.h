@@ -29,7 +29,8 @@ extern "C" {
     X(ETOOBIG, 14, "a configured size limit was exceeded")                                         \
     X(ENOSYS, 15, "not supported by this build or kernel")                                         \
     X(EFORKED, 16, "the runtime belongs to the parent process; create one after fork")             \
-    X(ENOFILES, 17, "out of file descriptors")
+    X(ENOFILES, 17, "out of file descriptors")                                                     \
+    X(EAUTH, 18, "the peer refused the credentials")
 
 typedef enum moor_err {
 #define X(name, value, text) MOOR_##name = value,

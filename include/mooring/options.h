@@ -47,6 +47,7 @@ typedef struct moor_runtime_options {
     uint32_t conns_max_runtime;   /* over all pools; 0 = no cap but descriptors and memory    */
     uint32_t dns_cache_max;       /* names; 1024                                              */
     uint32_t tls_handshakes_max;  /* TLS handshakes at a time, per shard; 64                  */
+    uint32_t helpers_max;         /* threads for what drivers can only do blocking; 1..256, 4 */
     const char *io_backend;       /* "auto", "io_uring" or "epoll"                            */
     const char *io_mask;          /* kernel features to leave unused, "a,b" or "6.1"; NULL    */
     const char *dns_servers;      /* "127.0.0.1:5353,[::1]:53"; NULL = resolv.conf's          */
@@ -65,6 +66,26 @@ typedef struct moor_runtime_options {
 } moor_runtime_options;
 
 struct moor_event;
+
+/* User and secret for one connect. The library wipes it after use, and never logs it. */
+typedef struct moor_credentials {
+    size_t size;
+    char user[256];               /* "" = the URL's                                           */
+    char password[4096];
+    moor_ms lifetime_ms;          /* from now: a connection made with it ends by then; MOOR_FOREVER */
+} moor_credentials;
+/* Fills *out, which is zeroed but for size and lifetime_ms (forever). Runs on a helper thread, may block (bound
+ * it by connect_timeout_ms) and may run for several connects at once. Not OK: the connect fails with it. */
+typedef moor_err (*moor_credentials_fn)(void *user, moor_credentials *out);
+
+/* An idle connection, for moor_evict_fn. */
+typedef struct moor_idle_conn {
+    moor_ns age, idle;
+    uint64_t uses;
+} moor_idle_conn;
+/* One of count > 0 is to close: returns its index. On the pool's keeper; no call of the library's. */
+typedef size_t (*moor_evict_fn)(void *user, const moor_idle_conn *idle, size_t count);
+
 /* Texts are borrowed until moor_pool_open has returned. MOOR_FOREVER where it says "or forever". */
 typedef struct moor_pool_options {
     size_t size;                  /* set by moor_pool_options_init                            */
@@ -85,6 +106,13 @@ typedef struct moor_pool_options {
     moor_ms idle_timeout_ms;      /* or forever; 90000                                        */
     moor_ms lifetime_max_ms;      /* or forever; 300000                                       */
     uint32_t lifetime_jitter_percent;   /* spread of lifetime_max_ms, both ways; 0..50, 10    */
+    moor_ms check_after_ms;       /* drivers: idle for longer: checked before use, or forever; 60000 */
+    moor_ms check_every_ms;       /* drivers: between checks of an idle conn, or forever; 30000 */
+    bool check_on_return;         /* drivers: checked whenever it comes back; false           */
+    const char *eviction;         /* "lifo", "fifo" or "lru"                                  */
+    moor_ms surplus_decay_ms;     /* drivers: a part of what was not needed closes, or forever; 10000 */
+    moor_ms leak_after_ms;        /* a lease held for longer is reported, or forever; 60000   */
+    uint32_t acquire_spin_us;     /* drivers: an acquire looks again before it queues; 0..5, 2 */
     uint32_t keepalive_idle_s;    /* TCP keepalive after this; 0 = off; 30                    */
     uint32_t keepalive_interval_s;      /* between its probes; 10                             */
     uint32_t keepalive_count;     /* probes unanswered until the conn is dead; 3              */
@@ -117,6 +145,12 @@ typedef struct moor_pool_options {
     /* PEM in memory instead of the files above; len 0 = none. Not kept after moor_pool_open and
      * moor_pool_tls_reload. Of the key nothing is kept but what signs.                        */
     moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
+    /* Driver pools. driver_config: the driver's own options, borrowed until moor_pool_open has returned. */
+    const void *driver_config;
+    moor_credentials_fn credentials;    /* asked before each connect; NULL = the URL's            */
+    void *credentials_user;
+    moor_evict_fn evict;          /* instead of `eviction`, which closes first; NULL          */
+    void *evict_user;
 } moor_pool_options;
 
 /* Fills in defaults, never reads the environment. */
