@@ -10,9 +10,6 @@
 
 #define TABLE_MIN 64
 
-_Thread_local struct mr_rack_hint mr_rack_hints[MR_RACK_HINTS]
-    __attribute__((tls_model("initial-exec")));
-
 static _Atomic(uint64_t) last_id;
 
 /* ---- hand-out ---- */
@@ -92,12 +89,13 @@ static struct moor_link *take(struct mr_rack *k, bool is_locked)
     struct mr_rack_table *t = atomic_load_explicit(&k->table, memory_order_acquire);
     if (is_locked && (atomic_load_explicit(&k->gate, memory_order_relaxed) & MR_RACK_ORDERED))
         return take_oldest(k, t, n);
-    struct mr_rack_hint *hint = &mr_rack_hints[k->id % MR_RACK_HINTS];
+    struct mr_hint_line *line = mr_hint_line(k->hints);
     /* From the lowest place, so that those beyond the need stay unused and can go. */
     for (uint32_t i = 0; i < n; i++) {
         struct moor_link *l = take_at(k, t, i, is_locked);
         if (l) {
-            *hint = (struct mr_rack_hint){k->id, l};
+            atomic_store_explicit(&line->of[k->id % 4].link, l, memory_order_release);
+            atomic_store_explicit(&line->of[k->id % 4].id, k->id, memory_order_relaxed);
             return l;
         }
     }
@@ -229,6 +227,7 @@ moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route, struct mr_r
     for (int i = 0; i < MOOR_PRIORITIES; i++)
         mr_list_init(&k->queue[i]);
     k->id = atomic_fetch_add(&last_id, 1) + 1;
+    k->hints = p->runtime->hints;
     k->fork_page = p->runtime->fork_page;
     mr_rack_read_options(k);
     *out_rack = k;

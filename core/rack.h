@@ -71,7 +71,8 @@ struct mr_waiter {
 struct mr_rack {
     /* read by every acquire and release, written rarely */
     uint64_t id; /* no two racks of the process have the same: what threads remember links by */
-    const volatile unsigned char *fork_page; /* the runtime's */
+    struct mr_hint_line *hints;              /* the runtime's */
+    const volatile unsigned char *fork_page; /* the same */
     _Atomic(uint32_t) gate;                  /* 0: the fast path is open */
     _Atomic(uint32_t) generation;            /* as the pool's */
     _Atomic(struct mr_rack_table *) table;
@@ -115,16 +116,22 @@ void mr_rack_destroy(struct mr_rack *k);
 /* Taken, but not fit: to the keeper, or back to whose it is. */
 void mr_rack_turn_down(struct mr_rack *k, struct moor_link *l);
 
-/* Where this thread found its last links: threads settle on links of their own, and one alone keeps to one. A
- * hint; links stay mapped as long as their runtime, and a rack's id never comes again. In a library that is
- * loaded late these few bytes still fit what libc sets aside. */
-struct mr_rack_hint {
-    uint64_t id;
-    struct moor_link *link;
-};
-#define MR_RACK_HINTS 4
-extern _Thread_local struct mr_rack_hint mr_rack_hints[MR_RACK_HINTS]
-    __attribute__((tls_model("initial-exec")));
+/* Where a thread found its last links, by a hash of its thread pointer: threads settle on links of their own, and
+ * one alone keeps to one. A hint, which threads of one hash share. A table of the runtime's and no thread-local
+ * variable, for which a library loaded late may find no room. Links stay mapped as long as their runtime. */
+#define MR_HINT_LINES 256
+struct mr_hint_line {
+    struct {
+        _Atomic(uint64_t) id; /* a rack's, which never comes again */
+        _Atomic(struct moor_link *) link;
+    } of[4];
+} __attribute__((aligned(64)));
+
+static inline struct mr_hint_line *mr_hint_line(struct mr_hint_line *lines)
+{
+    const uint64_t thread = (uint64_t)(uintptr_t)__builtin_thread_pointer();
+    return &lines[(thread * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
+}
 
 /* Of the present generation and ours: a place seen just before it was cleared, or a hint, may show a link that
  * by now serves another pool. */
@@ -138,10 +145,10 @@ static inline bool mr_rack_is_fit(struct mr_rack *k, struct moor_link *l)
 /* Any thread. The idle link this thread had last, LEASED, fit or not; NULL: not that one. Asks no gate. */
 static inline struct moor_link *mr_rack_retake(struct mr_rack *k)
 {
-    const struct mr_rack_hint *hint = &mr_rack_hints[k->id % MR_RACK_HINTS];
-    if (MR_UNLIKELY(hint->id != k->id))
+    struct mr_hint_line *line = mr_hint_line(k->hints);
+    if (MR_UNLIKELY(atomic_load_explicit(&line->of[k->id % 4].id, memory_order_relaxed) != k->id))
         return NULL;
-    struct moor_link *l = hint->link;
+    struct moor_link *l = atomic_load_explicit(&line->of[k->id % 4].link, memory_order_acquire);
     const uint64_t word = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
     if (MR_UNLIKELY(mr_link_state_of(word) != MR_LINK_IDLE ||
                     !mr_link_claim(l, word, MR_LINK_LEASED)))

@@ -94,6 +94,8 @@ moor_err mr_runtime_create(const moor_runtime_options *o, const struct mr_runtim
     r->has_membarrier =
         syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
     if (!e)
+        e = mr_hints_make(r);
+    if (!e)
         e = make_resolver(r);
     if (!e)
         e = start_threads(r);
@@ -308,6 +310,7 @@ static void free_runtime(struct moor_runtime *r)
     if (r->tls_end)
         r->tls_end(r);
     mr_links_free(r);
+    mr_hints_free(r);
     mr_resolver_destroy(r->resolver);
     if (r->fork_page)
         munmap((void *)(uintptr_t)r->fork_page, (size_t)sysconf(_SC_PAGESIZE));

@@ -58,6 +58,7 @@ struct moor_runtime {
     void (*tls_end)(struct moor_runtime *r); /* frees it, after every pool */
     _Atomic(struct mr_helpers *) helpers;    /* made when first needed */
     _Atomic(const struct moor_driver *) drivers[MR_DRIVERS_MAX]; /* set once, under `lock` */
+    struct mr_hint_line *hints;                                  /* core/rack.h */
     struct moor_link *links_made, *links_free;                   /* under `lock` */
     bool has_membarrier;                     /* mr_runtime_barrier needs no fence of the others */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
