@@ -10,6 +10,8 @@
 #include "core/op.h"
 #include "core/pool.h"
 
+#include <mooring/driver.h>
+
 enum mr_lease_state {
     MR_LEASE_WAITING, /* for a conn; the handle is a moor_op */
     MR_LEASE_GRANTED, /* has one, which its holder has not heard yet */
@@ -33,8 +35,9 @@ struct mr_lease {
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
-    const char *site;             /* where it was acquired; static text or NULL */
-    struct mr_deferred tell;      /* cb, which may not run inside the grant */
+    const char *site;        /* where it was acquired; static text or NULL */
+    moor_link *link;         /* of a stream driver's conn, until the lease is over; else NULL */
+    struct mr_deferred tell; /* cb, which may not run inside the grant */
     struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */
     struct mr_message released;   /* moor_release of another thread */
     moor_release_how how;         /* written by who ended the lease, before that is known */
