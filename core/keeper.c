@@ -342,9 +342,7 @@ void mr_keeper_drain(struct mr_rack *k)
 {
     static const moor_fault closed = {
         .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "the pool is draining"};
-    mr_lock_lock(&k->pool->lock);
-    atomic_fetch_or(&k->gate, MR_RACK_CLOSED);
-    mr_lock_unlock(&k->pool->lock);
+    mr_rack_shut(k, MR_RACK_CLOSED);
     mr_rack_fail_waiters(k, &closed);
     mr_keeper_kick(k);
 }

@@ -61,6 +61,9 @@ struct mr_lease {
 /* On the shard; deadline_ns is absolute. As moor_acquire, whose arguments were checked. */
 MOOR_NODISCARD moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, const char *site,
                                          moor_acquired_cb cb, void *user, moor_op *out_op);
+/* moor_acquire_wait of a pool of shard leases. */
+MOOR_NODISCARD moor_err mr_lease_wait(struct moor_pool *p, const moor_acquire_options *options,
+                                      moor_acquired *out, const char *site);
 /* What the caller gave, or the defaults. */
 void mr_lease_options(const moor_acquire_options *given, moor_acquire_options *out);
 /* The deadline these options mean. EINVAL: out of range. */

@@ -12,9 +12,11 @@
 #include "core/resolver.h"
 #include "core/shard.h"
 
+#include <linux/membarrier.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* What thread_words says. */
@@ -36,6 +38,13 @@ static moor_err make_fork_page(struct moor_runtime *r)
     madvise(page, size, MADV_WIPEONFORK);
     r->fork_page = page;
     return MOOR_OK;
+}
+
+void mr_runtime_barrier(const struct moor_runtime *r)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (r->has_membarrier)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 }
 
 static moor_err make_resolver(struct moor_runtime *r)
@@ -82,6 +91,8 @@ moor_err mr_runtime_create(const moor_runtime_options *o, const struct mr_runtim
     moor_err e = mr_options_keep(MR_OPTION_RUNTIME, &r->options, &r->heap);
     if (!e)
         e = make_fork_page(r);
+    r->has_membarrier =
+        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
     if (!e)
         e = make_resolver(r);
     if (!e)
