@@ -34,3 +34,30 @@ void figures_print_bytes_json(const char *key, int64_t bytes, const char *after)
     else
         printf("\"%s\": %lld%s", key, (long long)bytes, after);
 }
+
+/* The length of the UTF-8 sequence at s, 0 if it is none: a server may answer in any encoding. */
+static size_t sequence_len(const unsigned char *s)
+{
+    const size_t len = *s < 0x80 ? 1 : *s >= 0xf0 ? 4 : *s >= 0xe0 ? 3 : *s >= 0xc2 ? 2 : 0;
+    if (*s > 0xf4 || (*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] > 0x9f) ||
+        (*s == 0xf0 && s[1] < 0x90) || (*s == 0xf4 && s[1] > 0x8f))
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    return len;
+}
+
+void figures_print_text_json(const char *text)
+{
+    putchar('"');
+    for (const unsigned char *s = (const unsigned char *)text; *s;) {
+        const size_t len = sequence_len(s);
+        if (len == 0 || *s < 0x20)
+            printf("\\u%04x", len ? *s : 0xfffdU);
+        else
+            printf("%s%.*s", *s == '"' || *s == '\\' ? "\\" : "", (int)len, (const char *)s);
+        s += len ? len : 1;
+    }
+    putchar('"');
+}

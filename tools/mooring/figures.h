@@ -14,5 +14,7 @@ void figures_print(const char *name, moor_ns p50, moor_ns p99, moor_ns p999, moo
 void figures_print_json(const char *key, moor_ns p50, moor_ns p99, moor_ns p999, moor_ns max);
 /* "key": bytes, null if it is below 0; then `after`. */
 void figures_print_bytes_json(const char *key, int64_t bytes, const char *after);
+/* "text", escaped. */
+void figures_print_text_json(const char *text);
 
 #endif
