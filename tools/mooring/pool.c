@@ -68,11 +68,18 @@ static bool is_finished(const struct pool_run *r)
     return atomic_load_explicit(&r->finished, memory_order_acquire) == r->started;
 }
 
-/* Statistics as they are before cancelling closes everything. */
+/* Statistics as they are before cancelling closes everything. Releases of shard leases are messages, so the
+ * last ones are given a moment to arrive. */
 static void take_picture(const struct pool_run *r, struct pool_report *out)
 {
+    enum { LOOKS = 50 };
+    const struct timespec moment = {.tv_nsec = 2000000};
     moor_stats s;
     moor_stats_read(r->pool, &s);
+    for (int i = 0; i < LOOKS && s.conns_leased && is_finished(r); i++) {
+        nanosleep(&moment, NULL);
+        moor_stats_read(r->pool, &s);
+    }
     out->conns_opened = s.conns_created;
     out->conns_closed = s.conns_closed;
     out->conns_open = s.conns_open;
