@@ -133,24 +133,20 @@ class MariaDB(Server):
     programs = ("mariadb-install-db", "mariadbd")
 
     def prepare(self):
-        # What makes the system tables wants to be told who may use them afterwards.
+        # One statement a line. It may run again at each start.
         (self.root / "users.sql").write_text(
-            f"CREATE USER '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';"
-            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';CREATE DATABASE harbour;\n")
+            f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
+            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';\nCREATE DATABASE IF NOT EXISTS harbour;\n")
         self.run(program("mariadb-install-db"), "--no-defaults", f"--datadir={self.root}/data",
                  "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
                  "--innodb-log-file-size=4M")
         self.url = f"mysql://{USER}:{QUOTED}@127.0.0.1:{self.port}/harbour"
 
     def command(self):
-        extra = []
-        if (self.root / "users.sql").exists() and not (self.root / "made").exists():
-            extra = [f"--init-file={self.root}/users.sql"]
-            (self.root / "made").touch()
         return [program("mariadbd"), "--no-defaults", f"--datadir={self.root}/data",
                 f"--port={self.port}", f"--socket={self.root}/socket", "--bind-address=127.0.0.1",
                 "--skip-name-resolve", "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M",
-                "--innodb-flush-log-at-trx-commit=0", *extra]
+                "--innodb-flush-log-at-trx-commit=0", f"--init-file={self.root}/users.sql"]
 
 
 class Redis(Server):

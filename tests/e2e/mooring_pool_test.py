@@ -501,7 +501,7 @@ class PostgreSQL(Database):
 
 class MariaDB(Database):
     server_class, scheme = db_servers.MariaDB, "mysql"
-    query = "SELECT 1; SELECT seq FROM seq_1_to_500"
+    query = "SELECT seq FROM seq_1_to_500"
     wrong_query, wrong_kind = "SELECT 1 FROM harpoon", "query error 1146"
     slow_query = "SELECT SLEEP(40)"
     version = r"\d+\.\d+\.\d+-MariaDB"
