@@ -5,6 +5,8 @@
 #include "measure.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -25,12 +27,13 @@ int64_t cpu_ns(void)
 
 int64_t private_dirty(void)
 {
+    static const char key[] = "Private_Dirty:";
     char line[256];
     long long kib = -1;
     FILE *f = fopen("/proc/self/smaps_rollup", "re");
     while (f && kib < 0 && fgets(line, sizeof line, f))
-        if (sscanf(line, "Private_Dirty: %lld kB", &kib) != 1)
-            kib = -1;
+        if (strncmp(line, key, sizeof key - 1) == 0)
+            kib = strtoll(line + sizeof key - 1, NULL, 10);
     if (f)
         fclose(f);
     return kib < 0 ? -1 : kib * 1024;

@@ -56,7 +56,7 @@ void pool_report_print(const struct pool_plan *plan, const struct pool_report *r
            (unsigned long long)r->conns_opened, (unsigned long long)r->conns_closed,
            (unsigned long long)r->conns_open, (unsigned long long)r->conns_idle);
     printf("  %-14s %llu, %llu failed\n", "dials",
-           (unsigned long long)(r->conns_opened + r->dials_failed),
+           (unsigned long long)r->conns_opened + r->dials_failed,
            (unsigned long long)r->dials_failed);
     printf("  %-14s at most %llu at a time, seen ten times a second\n", "waiting",
            (unsigned long long)r->waiters_most);
