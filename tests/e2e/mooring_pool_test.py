@@ -474,6 +474,11 @@ class Database(Case):
         self.assertGreater(report["conns_idle"], 0)
         self.assertEqual(report["unfinished"], 0)
 
+    def test_leaks_are_counted(self):
+        report = self.pool(self.url, "-c", "2", "-n", "2", "--hold-ms", "2500",
+                           MOORING_POOL_POOL_LEAK_AFTER_MS="100")
+        self.assertEqual((report["leaks"], report["errors"]), (2, 0))
+
     def test_ping(self):
         checks, end = self.ping(self.url, "-n", "3")
         self.assertRegex(checks[0], rf"\A1: connected in .*, round trip .*, {self.version}")

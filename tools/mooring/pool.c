@@ -85,6 +85,7 @@ static void take_picture(const struct pool_run *r, struct pool_report *out)
     out->conns_open = s.conns_open;
     out->conns_idle = s.conns_idle;
     out->dials_failed = s.dials_failed;
+    out->leaks = s.leases_held_long;
 }
 
 /* One step of ending, *give_up being when the next is due. False: nothing helps. */
@@ -167,7 +168,6 @@ static bool run_and_measure(struct pool_run *r, moor_runtime *runtime, struct po
     out->syscalls_per_acquire = (double)calls / acquires;
     out->memory_bytes = private_dirty();
     out->waiters_most = r->waiters_most;
-    out->leaks = atomic_load_explicit(&r->leaks, memory_order_relaxed);
     out->backend = moor_runtime_backend(runtime);
     out->backend_reason = moor_runtime_backend_reason(runtime);
     out->shards = moor_runtime_shard_count(runtime);

@@ -85,7 +85,6 @@ struct pool_run {
     _Atomic(bool) is_stopping;    /* no new acquires */
     _Atomic(bool) is_canceling;   /* what runs now is to end; it counts as unfinished */
     _Atomic(uint32_t) finished;
-    _Atomic(uint64_t) leaks;      /* leases that the pool reported as held for too long */
     sem_t news;                   /* a worker finished, or a signal came */
 };
 
@@ -96,7 +95,8 @@ struct pool_report {
     struct error_list by_kind;
     struct latency wait, query;
     uint64_t conns_opened, conns_closed, conns_open, conns_idle;
-    uint64_t dials_failed, waiters_most, leaks;
+    uint64_t dials_failed, waiters_most;
+    uint64_t leaks; /* leases that the pool reported as held for too long */
     double cpu_us_per_acquire, syscalls_per_acquire;
     int64_t memory_bytes; /* Private_Dirty of the process afterwards; -1 = unreadable */
     const char *backend;
