@@ -37,7 +37,8 @@ LIBC = ctypes.CDLL(None)
 
 
 def dies_with_us(with_signal):
-    """For preexec_fn: a test that is killed leaves no server."""
+    """For preexec_fn: a test that is killed leaves no server. It is the thread that starts one whose end
+    counts, so let that be the main thread."""
     PR_SET_PDEATHSIG = 1
     return lambda: LIBC.prctl(PR_SET_PDEATHSIG, with_signal)
 
