@@ -121,13 +121,14 @@ static moor_release_how query(struct pool_worker *w, const moor_acquired *a, int
     return c.how;
 }
 
-/* Where every acquire fails at once, a loop would prove nothing and starve the others. */
+/* Where every acquire fails at once, a loop would prove nothing and starve the others. A schedule is its
+ * own bound, and a rest would look like a wait for the pool. */
 static void rest_after_failure(struct pool_worker *w, int64_t began)
 {
     enum { REST_MS_MAX = 100, DOUBLINGS = 7 };
     const int64_t now = now_ns();
     w->failed_in_row++;
-    if (now - began > NS_PER_MS)
+    if (w->run->interval_ns > 0 || now - began > NS_PER_MS)
         return;
     const int64_t rest = w->failed_in_row < DOUBLINGS ? 1 << w->failed_in_row : REST_MS_MAX;
     sleep_until(w, now + rest * NS_PER_MS);
