@@ -30,7 +30,7 @@ static bool run(struct drive_call *c)
     const unsigned number = mysql_errno(m);
     drive_kind(c, "error %u", number);
     drive_text(c, mysql_error(m));
-    moor_lease_report(c->lease, mysql_sqlstate(m), (int)number);
+    moor_mysql_report(c->lease);
     /* The client's own errors are about the connection, the server's about the query. */
     if (number >= CLIENT_ERRORS && number < CLIENT_ERRORS_END)
         c->how = MOOR_DISCARD;
