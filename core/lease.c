@@ -54,9 +54,9 @@ moor_err mr_lease_deadline(const struct moor_pool *p, const moor_acquire_options
     moor_acquire_options o;
     mr_lease_options(given, &o);
     MR_FAIL_IF(o.timeout_ms < MOOR_TIMEOUT_OF_POOL, MOOR_EINVAL);
-    *out_deadline_ns =
-        mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL ? p->options.acquire_timeout_ms
-                                                                 : o.timeout_ms);
+    *out_deadline_ns = mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL
+                                               ? MR_OPTION(p->options.acquire_timeout_ms)
+                                               : o.timeout_ms);
     return MOOR_OK;
 }
 

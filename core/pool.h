@@ -19,6 +19,9 @@
 
 #define MR_ORIGIN_BUCKETS 64
 
+/* An option that moor_pool_set may change at any time: one word, read whole. */
+#define MR_OPTION(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
 struct mr_rack;
 
 enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
@@ -41,6 +44,7 @@ struct mr_upstream {
     bool is_secure;
     struct mr_gate gate;            /* under the pool's lock */
     char connect_text[160];         /* what a driver said of the last failed dial; under it too */
+    _Atomic(bool) is_above;         /* more conns than conns_max allows since it was lowered */
     _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
     _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
     _Atomic(uint32_t) idle_total;   /* over all shards */
@@ -154,7 +158,7 @@ void mr_pool_conn_left(struct mr_upstream *u);
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room);
 /* A cap that u shares is reached: an idle conn closes, the first there is on any shard or will be. */
 void mr_pool_make_room(struct mr_upstream *u);
-/* True: an idle conn of u is to close for that. Once per call of the above. */
+/* True: an idle conn of u is to close for that, or because descriptors ran out. Once per call of the above. */
 bool mr_pool_gives_way(struct mr_upstream *u);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
