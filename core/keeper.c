@@ -456,6 +456,7 @@ void mr_keeper_gone(struct moor_link *l)
     struct mr_rack *k = l->rack;
     struct mr_keeper *b = k->keeper;
     struct mr_upstream *u = l->route->upstream;
+    mr_keeper_tell_returned(l);
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     mr_link_drop(l);

@@ -172,9 +172,8 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
-/* LEASE_HELD and LEASE_RETURNED. */
-void mr_pool_event_lease(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
-                         const char *site, moor_ns held);
+/* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
+void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);
 /* Every shard that used the pool looks anew at what is idle and who waits, later. Any thread. */
 void mr_pool_kick_all(struct moor_pool *p);
 /* moor_pool_flush, and says why. */

@@ -150,29 +150,23 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
 
 /* ---- leases held for long ---- */
 
-static void tell_leak(struct pass *p, struct moor_link *l, uint64_t word, int64_t held_ns)
+static void tell_held(struct pass *p, struct moor_link *l, uint64_t word, int64_t held_ns)
 {
-    struct moor_pool *pool = p->rack->pool;
-    const char *site = atomic_load_explicit(&l->site, memory_order_relaxed);
     l->told_word = word;
-    l->told_site = site ? site : "an unknown place";
+    l->told_site = atomic_load_explicit(&l->site, memory_order_relaxed);
     l->told_ns = p->now_ns - held_ns;
     atomic_fetch_add_explicit(&p->rack->leaks, 1, memory_order_relaxed);
-    mr_log(&pool->runtime->log, MOOR_LOG_WARN, "pool.leak",
-           "pool %s: a lease acquired at %s is held for %lld ms: is it released?", pool->name,
-           l->told_site, (long long)(held_ns / MR_NS_PER_MS));
-    mr_pool_event_lease(pool, l->route->upstream, MOOR_EVENT_LEASE_HELD, l->told_site, held_ns);
+    mr_pool_tell_lease(l->route->upstream, l->told_site, held_ns, false);
 }
 
-static void tell_returned(struct pass *p, struct moor_link *l)
+/* It came back, or is gone. */
+void mr_keeper_tell_returned(struct moor_link *l)
 {
-    struct moor_pool *pool = p->rack->pool;
-    const int64_t held = p->now_ns - l->told_ns;
+    if (!l->told_word)
+        return;
     l->told_word = 0;
-    mr_log(&pool->runtime->log, MOOR_LOG_WARN, "pool.leak_over",
-           "pool %s: the lease acquired at %s came back after %lld ms: it was slow, not lost",
-           pool->name, l->told_site, (long long)(held / MR_NS_PER_MS));
-    mr_pool_event_lease(pool, l->route->upstream, MOOR_EVENT_LEASE_RETURNED, l->told_site, held);
+    mr_pool_tell_lease(l->route->upstream, l->told_site,
+                       mr_clock_now(l->pool->runtime->clock) - l->told_ns, true);
 }
 
 static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
@@ -186,15 +180,14 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
     const int64_t at = after(since, MR_OPTION(p->o->leak_after_ms));
     due_by(p, at);
     if (p->now_ns >= at)
-        tell_leak(p, l, word, p->now_ns - since);
+        tell_held(p, l, word, p->now_ns - since);
 }
 
 static void look_at(struct pass *p, struct moor_link *l)
 {
     const uint64_t word = mr_link_word(l);
     if (word != l->seen_word) {
-        if (l->told_word)
-            tell_returned(p, l);
+        mr_keeper_tell_returned(l);
         l->seen_word = word;
         atomic_store_explicit(&l->seen_ns, p->now_ns, memory_order_relaxed);
         p->has_changed = true;
