@@ -45,7 +45,13 @@ static void fold(const char *text, char *out, size_t cap)
     }
 }
 
-static moor_err class_of(const struct pg_link *s, const char *sqlstate)
+/* libpq compares target_session_attrs with what the server has told of itself. */
+static bool is_another_role(const struct pg_config *c, const struct pg_link *s)
+{
+    return pg_has_word(c, "target_session_attrs") && PQparameterStatus(s->conn, "server_version");
+}
+
+static moor_err class_of(const struct pg_config *c, const struct pg_link *s, const char *sqlstate)
 {
     if (!strncmp(sqlstate, "28", 2) || PQconnectionNeedsPassword(s->conn))
         return MOOR_EAUTH;
@@ -59,7 +65,9 @@ static moor_err class_of(const struct pg_link *s, const char *sqlstate)
     case CONNECTION_AWAITING_RESPONSE:
     case CONNECTION_AUTH_OK:
         /* libpq closes the socket when it meets its end, and leaves it open when it does not like the bytes. */
-        return PQsocket(s->conn) < 0 ? MOOR_ERESET : MOOR_EPROTO;
+        if (PQsocket(s->conn) < 0)
+            return MOOR_ERESET;
+        return is_another_role(c, s) ? MOOR_ECONNECT : MOOR_EPROTO;
     default:
         return MOOR_ECONNECT;
     }
@@ -71,7 +79,8 @@ moor_step pg_connect_failed(moor_link *l, struct pg_link *s)
     char sqlstate[6], text[PG_TEXT_MAX] = "";
     find_sqlstate(said, sqlstate);
     fold(said, text, sizeof text);
-    return moor_link_fail(l, class_of(s, sqlstate), 0, *text ? text : "libpq gave no reason");
+    return moor_link_fail(l, class_of(moor_link_config(l), s, sqlstate), 0,
+                          *text ? text : "libpq gave no reason");
 }
 
 /* result: the server's answer, or NULL: what libpq says. Only the first line is told: the others quote SQL. */
