@@ -102,6 +102,7 @@ moor_step pg_connect(moor_link *l)
     /* The text of an error then has its SQLSTATE, which libpq tells of a failed connect in no other way. */
     (void)PQsetErrorVerbosity(s->conn, PQERRORS_VERBOSE);
     pg_silence(s);
+    pg_listen(s);
     if (PQsetnonblocking(s->conn, 1))
         return pg_connect_failed(l, s);
     return wait_for_socket(l, s, POLLOUT);
@@ -117,6 +118,12 @@ static moor_step connected(moor_link *l, struct pg_link *s)
     /* Holders get the mode they would have from PQconnectdb. */
     if (PQsetnonblocking(s->conn, 0))
         return pg_connect_failed(l, s);
+    pg_listen_no_more(s);
+    if (*s->sqlstate) {
+        char text[64];
+        snprintf(text, sizeof text, "the server closes the connection: %s", s->sqlstate);
+        return pg_failed(l, MOOR_ERESET, text);
+    }
     moor_link_set_native(l, s->conn);
     return MOOR_STEP_DONE;
 }

@@ -100,6 +100,7 @@ moor_step pg_session_failed(moor_link *l, struct pg_link *s, const PGresult *res
     char text[PG_TEXT_MAX];
     snprintf(text, sizeof text, "%s: %s%s%.*s", of, sqlstate, *sqlstate ? " " : "",
              (int)strcspn(said, "\n"), said);
-    const bool is_lost = PQstatus(s->conn) == CONNECTION_BAD || *s->sqlstate;
+    const bool is_lost =
+        PQstatus(s->conn) == CONNECTION_BAD || pg_verdict_of(sqlstate) != MOOR_VERDICT_KEEP;
     return moor_link_fail(l, is_lost ? MOOR_ERESET : MOOR_ECONNECT, 0, text);
 }

@@ -423,7 +423,8 @@ static void a_path_is_a_directory_or_the_socket_itself(void **state)
         l.target.host = l.target.path = ways[i].path;
         l.target.address = "";
         assert_int_equal(keeper_run(&l, MOOR_TASK_CONNECT, 60), MOOR_STEP_WAIT);
-        struct peer_conn c = {.fd = accept(listener, NULL, NULL)};
+        struct peer nobody = {.port = 0};
+        struct peer_conn c = {.peer = &nobody, .fd = accept(listener, NULL, NULL)};
         assert_true(c.fd >= 0);
         assert_int_equal(wire_request(&c), WIRE_STARTUP);
         keeper_close(&l);

@@ -13,7 +13,8 @@ static bool read_all(struct peer_conn *c, void *into, size_t len)
     char *at = into;
     while (len) {
         const ssize_t n = read(c->fd, at, len);
-        if (n < 0 && errno == EINTR)
+        /* The peer's sockets look up now and then whether the test ends. */
+        if (n < 0 && (errno == EINTR || errno == EAGAIN) && !atomic_load(&c->peer->is_stopping))
             continue;
         if (n <= 0)
             return false;
