@@ -89,7 +89,6 @@ moor_step pg_connect(moor_link *l)
     struct pg_link *s = calloc(1, sizeof *s);
     if (!s)
         return pg_failed(l, MOOR_ENOMEM, "out of memory");
-    s->magic = PG_MAGIC;
     moor_link_set_state(l, s);
     struct words w = {.count = 0};
     collect_words(&w, moor_link_config(l), moor_link_target(l));

@@ -40,7 +40,6 @@ static void drop(moor_link *l)
         return;
     moor_link_set_native(l, NULL);
     moor_link_set_state(l, NULL);
-    s->magic = 0;
     if (s->conn)
         finish(s->conn);
     free(s);

@@ -22,7 +22,6 @@
 #define PG_TEXT_MAX 160
 /* Statements of one task: ROLLBACK, reset_sql, prepare_sql. */
 #define PG_SCRIPT_MAX 3
-#define PG_MAGIC      0x70714c6bu
 
 /* What target_session_attrs says of the server's role, for connections that live through a change of it. */
 enum pg_role { PG_ROLE_ANY, PG_ROLE_PRIMARY, PG_ROLE_STANDBY };
@@ -39,7 +38,6 @@ struct pg_config {
 };
 
 struct pg_link {
-    unsigned magic; /* PG_MAGIC: a lease of another driver's is not taken for ours      */
     PGconn *conn;
     PQnoticeReceiver notice_receiver;  /* libpq's own, which holders have                   */
     PostgresPollingStatusType polling; /* of the last PQconnectPoll                        */

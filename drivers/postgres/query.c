@@ -78,8 +78,7 @@ static moor_err collect(struct pg_link *s, int64_t until, PGresult **out)
 static struct pg_link *state_of(moor_lease lease)
 {
     const moor_link *l = moor_lease_link(lease);
-    struct pg_link *s = l ? moor_link_state(l) : NULL;
-    return s && s->magic == PG_MAGIC ? s : NULL;
+    return l && moor_link_driver(l) == moor_postgres_driver() ? moor_link_state(l) : NULL;
 }
 
 moor_err moor_postgres_query(moor_lease lease, const char *sql, int count,

@@ -361,6 +361,10 @@ static void what_a_statement_may_not_be(void **state)
                      MOOR_EINVAL);
     assert_int_equal(moor_postgres_query(keeper_lease(&f.l), "row", 1, NULL, 1, &r), MOOR_EINVAL);
     assert_int_equal(moor_postgres_query((moor_lease){0}, "row", 0, NULL, 1, &r), MOOR_ESTALE);
+    static const moor_driver other = {.name = "other"};
+    f.l.driver = &other;
+    assert_int_equal(ask(&f, "row", 1, &r), MOOR_ESTALE);
+    f.l.driver = moor_postgres_driver();
     assert_int_equal(give_back(&f, MOOR_REUSE), MOOR_VERDICT_KEEP); /* none of it was sent */
     assert_int_equal(PQsendQuery(f.l.native, "row"), 1);
     assert_int_equal(ask(&f, "row", 1000, &r), MOOR_EBUSY);

@@ -41,6 +41,11 @@ bool moor_driver_query(const char *query, const char *key, char *buf, size_t cap
     return false;
 }
 
+const moor_driver *moor_link_driver(const moor_link *l)
+{
+    return l->driver;
+}
+
 void *moor_link_config(const moor_link *l)
 {
     return l->config;
