@@ -121,7 +121,8 @@ static moor_err check_url(struct moor_runtime *r, const struct mr_url *u, bool i
     if (!is_http && u->scheme != MR_URL_TCP && u->scheme != MR_URL_TLS && u->scheme != MR_URL_UNIX)
         return mr_open_refuse(
             r, MOOR_ENOSYS,
-            "no driver for the scheme: moor_driver_use one of the library mooring-<name>", text);
+            "this build does not speak the scheme; if a driver does, moor_driver_use it first",
+            text);
     if (u && !mr_span_is_equal(u->target, mr_span_cstr(is_http ? "/" : "")))
         return mr_open_refuse(r, MOOR_EINVAL,
                               "a pool's URL has no path or query: give it per request", text);
