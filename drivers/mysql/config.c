@@ -10,6 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
+/* <mysql/client_plugin.h> has these, but includes a header that Debian does not install. */
+#define AUTHENTICATION_PLUGIN 2
+struct st_mysql_client_plugin *mysql_client_find_plugin(MYSQL *my, const char *name, int type);
+
 /* What an option's value must be. */
 enum kind { TEXT, FILE_NAME, CHARSET, TLS_VERSION };
 
@@ -252,7 +256,7 @@ static void load_plugins(const struct mr_mysql_config *c)
     for (const char *at = c->text[MR_MYSQL_AUTH]; *at; at += strcspn(at, ","), at += *at == ',') {
         char name[64];
         snprintf(name, sizeof name, "%.*s", (int)strcspn(at, ","), at);
-        (void)mysql_client_find_plugin(my, name, MYSQL_CLIENT_AUTHENTICATION_PLUGIN);
+        (void)mysql_client_find_plugin(my, name, AUTHENTICATION_PLUGIN);
     }
     mysql_close(my);
 }
