@@ -155,7 +155,11 @@ class Case(unittest.TestCase):
 
     def setUp(self):
         self.shell = Shell(self.program)
-        self.addCleanup(self.shell.close)
+        self.addCleanup(lambda: self.shell.close())
+
+    def restart(self, **variables):
+        self.shell.close()
+        self.shell = Shell(self.program, **variables)
 
     def open(self, url, *options, name="p"):
         self.assertEqual(self.shell("open", name, url, *options), "MOOR_OK", self.shell.said)
@@ -174,8 +178,8 @@ class Case(unittest.TestCase):
     def release(self, var="a", how="reuse"):
         self.assertEqual(self.shell("release", var, how), "released")
 
-    def settled(self, check, what):
-        wait_until(check, what)
+    def logged(self, text):
+        wait_until(lambda: any(text in line for line in self.shell.said), text)
 
 
 def main(case_module):

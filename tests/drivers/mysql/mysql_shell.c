@@ -36,6 +36,10 @@ static struct {
     MYSQL *my;
 } leases[LEASES_MAX];
 
+/* Statements that holders left open: theirs to free, whatever became of the connection. */
+static MYSQL_STMT *left[LEASES_MAX];
+static int left_count;
+
 static moor_runtime *runtime;
 
 static void on_log(void *user, int level, const char *code, const char *text)
@@ -80,7 +84,8 @@ static moor_err read_credentials(void *user, moor_credentials *out)
 }
 
 /* "conns_max=3": false if there is no such option. */
-static bool read_option(moor_pool_options *o, moor_mysql_options *m, char *credentials, const char *word)
+static bool read_option(moor_pool_options *o, moor_mysql_options *m, char *credentials,
+                        const char *word)
 {
     const char *value = strchr(word, '=');
     if (!value)
@@ -214,6 +219,10 @@ static void print_result(MYSQL *my)
 {
     MYSQL_RES *result = mysql_store_result(my);
     MYSQL_ROW row;
+    if (!result && mysql_errno(my)) {
+        printf("error %u %s\n", mysql_errno(my), mysql_error(my));
+        return;
+    }
     while (result && (row = mysql_fetch_row(result))) {
         for (unsigned i = 0; i < mysql_num_fields(result); i++)
             printf("%s%s", i ? "|" : "", row[i] ? row[i] : "NULL");
@@ -238,16 +247,15 @@ static void do_prepare(char **w)
     MYSQL_STMT *stmt = mysql_stmt_init(my);
     const int failed = mysql_stmt_prepare(stmt, w[2], strlen(w[2]));
     printf("%s\n", failed ? mysql_stmt_error(stmt) : "prepared");
-    /* Left as it is, as a careless holder would; the handle is what it belongs to. */
-    static MYSQL_STMT *left[LEASES_MAX];
-    static int count;
-    left[count++ % LEASES_MAX] = stmt;
+    if (left_count == LEASES_MAX)
+        abort();
+    left[left_count++] = stmt;
 }
 
 static void do_release(char **w)
 {
     const int at = lease_of(w[1]);
-    const moor_release_how how = !strcmp(w[2], "reuse") ? MOOR_REUSE
+    const moor_release_how how = !strcmp(w[2], "reuse")   ? MOOR_REUSE
                                  : !strcmp(w[2], "dirty") ? MOOR_DIRTY
                                                           : MOOR_DISCARD;
     moor_release(leases[at].lease, how);
@@ -357,7 +365,8 @@ static void run(char **w, int count)
     else if (!strcmp(w[0], "release"))
         do_release(w);
     else if (!strcmp(w[0], "warm"))
-        printf("%s\n", moor_err_name(moor_pool_warm(pool_of(w[1]), (uint32_t)atol(w[2]), 20000, NULL, NULL)));
+        printf("%s\n", moor_err_name(
+                           moor_pool_warm(pool_of(w[1]), (uint32_t)atol(w[2]), 20000, NULL, NULL)));
     else if (!strcmp(w[0], "stats"))
         do_stats(w);
     else if (!strcmp(w[0], "snapshot"))
@@ -395,5 +404,7 @@ int main(void)
     for (int i = 0; i < POOLS_MAX; i++)
         if (pools[i].pool && moor_pool_close(pools[i].pool, 5000))
             return 3;
+    while (left_count)
+        mysql_stmt_close(left[--left_count]);
     return moor_runtime_destroy(runtime, 5000) ? 4 : 0;
 }
