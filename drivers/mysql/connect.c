@@ -204,13 +204,12 @@ static moor_step block(moor_link *l)
     if (fd >= 0) { /* a socket's path has none yet, and nobody strange at its other end */
         s->watch_fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
         if (s->watch_fd < 0)
-            return moor_link_fail(l, MOOR_ENOFILES, 0,
-                                  "connect: no descriptor left to watch the handshake");
+            return moor_link_fail(l, MOOR_ENOFILES, 0, "no descriptor left to watch the handshake");
         s->watch = (moor_poll){.ready = watch_passed, .user = s};
         if (moor_poll_start(&s->watch, -1, 0, moor_link_target(l)->timeout_ms) != MOOR_OK) {
             close(s->watch_fd);
             s->watch_fd = -1;
-            return moor_link_fail(l, MOOR_ENOMEM, 0, "connect: no timer for the handshake");
+            return moor_link_fail(l, MOOR_ENOMEM, 0, "no timer for the handshake");
         }
     }
     return moor_link_block(l, work);
@@ -224,19 +223,18 @@ moor_step mr_mysql_connect(moor_link *l)
     const moor_target *t = moor_link_target(l);
     struct mr_mysql_link *s = calloc(1, sizeof *s);
     if (!s)
-        return moor_link_fail(l, MOOR_ENOMEM, 0, "connect: no memory");
+        return moor_link_fail(l, MOOR_ENOMEM, 0, "no memory");
     s->watch_fd = -1;
     s->target = t;
     moor_link_set_state(l, s);
     if (!t->user[0])
-        return moor_link_fail(l, MOOR_EAUTH, 0,
-                              "connect: neither the URL nor the credentials name a user");
+        return moor_link_fail(l, MOOR_EAUTH, 0, "neither the URL nor the credentials name a user");
     if (strlen(t->host) >= sizeof s->host || strlen(t->address) >= sizeof s->host)
-        return moor_link_fail(l, MOOR_ERESOLVE, 0, "connect: the host's name is too long");
+        return moor_link_fail(l, MOOR_ERESOLVE, 0, "the host's name is too long");
     snprintf(s->host, sizeof s->host, "%s", t->address);
     s->my = mysql_init(NULL);
     if (!s->my || !set_options(s->my, c, t))
-        return moor_link_fail(l, MOOR_ENOMEM, 0, "connect: libmariadb takes no options");
+        return moor_link_fail(l, MOOR_ENOMEM, 0, "libmariadb takes no options");
     moor_link_set_native(l, s->my);
     if (t->path[0] && c->tls != MR_MYSQL_TLS_DISABLED) {
         s->is_greeted =
@@ -252,15 +250,15 @@ static moor_step connected(moor_link *l)
     const struct mr_mysql_config *c = moor_link_config(l);
     struct mr_mysql_link *s = moor_link_state(l);
     if (!s->connected)
-        return mr_mysql_fail(l, "connect");
+        return mr_mysql_fail(l, "");
     s->call = MR_MYSQL_IDLE;
     s->has_tls = mysql_get_ssl_cipher(s->my) != NULL;
     /* Both are libmariadb's to see to, by the means above; if another version has lost one, nobody gets this. */
     if (c->tls >= MR_MYSQL_TLS_REQUIRED && !s->has_tls)
-        return moor_link_fail(l, MOOR_ETLS, 0, "connect: not encrypted, though ssl-mode wants it");
+        return moor_link_fail(l, MOOR_ETLS, 0, "not encrypted, though ssl-mode wants it");
     if (c->tls == MR_MYSQL_TLS_VERIFY_IDENTITY &&
         (!s->my->host || strcmp(s->my->host, s->target->host) != 0))
-        return moor_link_fail(l, MOOR_ETLS, 0, "connect: libmariadb has verified another name");
+        return moor_link_fail(l, MOOR_ETLS, 0, "libmariadb has verified another name");
     /* It keeps the password to connect again, which it never shall. */
     if (s->my->passwd)
         explicit_bzero(s->my->passwd, strlen(s->my->passwd));

@@ -67,8 +67,8 @@ moor_step mr_mysql_fail(moor_link *l, const char *what)
     if (code == CR_PLUGIN_NOT_ALLOWED)
         said = "the server wants a way to authenticate that `auth` does not allow; some need "
                "ssl-mode=required";
-    snprintf(text, sizeof text, "%s: %s (%u)", what, *said ? said : "no answer that makes sense",
-             code);
+    snprintf(text, sizeof text, "%s%s%s (%u)", what, *what ? ": " : "",
+             *said ? said : "no answer that makes sense", code);
     /* Whatever a server sends, it goes to logs and terminals. */
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)

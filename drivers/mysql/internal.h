@@ -138,7 +138,7 @@ moor_verdict mr_mysql_returned(moor_link *l, moor_release_how how);
 moor_verdict mr_mysql_judge(moor_link *l, const char *sqlstate, int code);
 
 /* failure.c */
-/* Fails the step with what the handle says; `what` names the step. */
+/* Fails the step with what the handle says; `what` names the step, "": the task says it. */
 moor_step mr_mysql_fail(moor_link *l, const char *what);
 
 #endif

@@ -141,6 +141,14 @@ static moor_step end(moor_link *l)
     return MOOR_STEP_DONE;
 }
 
+/* -1 of mysql_next_result is that there is none; of others it is a failure like 1. */
+static bool has_failed(const struct mr_mysql_link *s)
+{
+    if (s->call == MR_MYSQL_FETCH_ROW)
+        return !s->row && mysql_errno(s->my);
+    return s->call == MR_MYSQL_NEXT_RESULT ? s->answer > 0 : s->answer != 0;
+}
+
 /* Until a call is suspended, or the chain has ended. */
 static moor_step run(moor_link *l)
 {
@@ -154,7 +162,7 @@ static moor_step run(moor_link *l)
             moor_link_set_native(l, NULL);
             return MOOR_STEP_DONE;
         }
-        if (s->answer > 0 || (s->call == MR_MYSQL_FETCH_ROW && !s->row && mysql_errno(s->my)))
+        if (has_failed(s))
             return mr_mysql_fail(l, name_of(s->call));
         const enum mr_mysql_call next = next_call(s, c);
         if (next == MR_MYSQL_IDLE)

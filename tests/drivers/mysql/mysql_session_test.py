@@ -226,8 +226,8 @@ class SessionTest(Case):
         self.acquire()
         self.release()
 
-    def test_checked_before_use(self):
-        self.open_("check_after_ms=0", MARKED)
+    def test_checked(self):
+        self.open_("check_on_return=1", MARKED)
         self.acquire()
         pings = int(self.server.sql("show global status like 'Com_admin_commands'").split()[1])
         for _ in range(3):
