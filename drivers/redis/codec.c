@@ -248,8 +248,8 @@ static void drop_root(void *object)
 
 /* ---- commands ---- */
 
-moor_err redis_command_make(int argc, const char *const *argv, const size_t *argvlen, char **out_bytes,
-                            size_t *out_len)
+moor_err redis_command_make(int argc, const char *const *argv, const size_t *argvlen,
+                            char **out_bytes, size_t *out_len)
 {
     size_t total = 0;
     if (argc < 1 || argc > MOOR_REDIS_ARGS_MAX || !argv)
@@ -264,7 +264,8 @@ moor_err redis_command_make(int argc, const char *const *argv, const size_t *arg
     }
     char *bytes = NULL;
     /* The library's prototype lacks a const; it only reads. */
-    const long long len = redisFormatCommandArgv(&bytes, argc, (const char **)(uintptr_t)argv, argvlen);
+    const long long len =
+        redisFormatCommandArgv(&bytes, argc, (const char **)(uintptr_t)argv, argvlen);
     if (len < 0)
         return MOOR_ENOMEM;
     *out_bytes = bytes;
@@ -275,4 +276,42 @@ moor_err redis_command_make(int argc, const char *const *argv, const size_t *arg
 void redis_command_free(char *bytes)
 {
     redisFreeCommand(bytes);
+}
+
+/* ---- bytes to send ---- */
+
+#define BUF_KEPT_MAX (256u * 1024)
+
+moor_err redis_buf_reserve(struct redis_buf *b, size_t more)
+{
+    if (more <= b->cap - b->len)
+        return MOOR_OK;
+    size_t cap = b->cap ? b->cap : 1024;
+    while (cap - b->len < more)
+        cap *= 2;
+    char *grown = realloc(b->bytes, cap);
+    if (!grown)
+        return MOOR_ENOMEM;
+    b->bytes = grown;
+    b->cap = cap;
+    return MOOR_OK;
+}
+
+void redis_buf_add(struct redis_buf *b, const char *bytes, size_t len)
+{
+    memcpy(b->bytes + b->len, bytes, len);
+    b->len += len;
+}
+
+void redis_buf_clear(struct redis_buf *b)
+{
+    if (b->cap > BUF_KEPT_MAX)
+        redis_buf_fini(b);
+    b->len = 0;
+}
+
+void redis_buf_fini(struct redis_buf *b)
+{
+    free(b->bytes);
+    *b = (struct redis_buf){0};
 }

@@ -13,8 +13,10 @@
 
 void moor_redis_options_init_sized(moor_redis_options *o, size_t size)
 {
-    moor_redis_options all = {
-        .size = size, .reset = MOOR_REDIS_RESET_MARKED, .protocol = 2, .reply_bytes_max = 64u << 20};
+    moor_redis_options all = {.size = size,
+                              .reset = MOOR_REDIS_RESET_MARKED,
+                              .protocol = 2,
+                              .reply_bytes_max = 64u << 20};
     memcpy(o, &all, size < sizeof all ? size : sizeof all);
 }
 
@@ -57,7 +59,8 @@ static bool are_keys_known(const char *query, char *why, size_t cap)
         for (unsigned i = 0; i < sizeof keys / sizeof keys[0]; i++)
             is_known = is_known || (strlen(keys[i]) == len && !memcmp(at, keys[i], len));
         if (!is_known) {
-            snprintf(why, cap, "redis: the URL's query has an unknown option %.*s", (int)(len < 40 ? len : 40), at);
+            snprintf(why, cap, "redis: the URL's query has an unknown option %.*s",
+                     (int)(len < 40 ? len : 40), at);
             return false;
         }
         at += pair + (at[pair] == '&');
@@ -123,8 +126,8 @@ static moor_err check(const struct redis_config *c, char *why, size_t cap)
     return MOOR_OK;
 }
 
-moor_err redis_config_open(const moor_driver_url *url, const void *given, void **out_config, char *why,
-                           size_t why_cap)
+moor_err redis_config_open(const moor_driver_url *url, const void *given, void **out_config,
+                           char *why, size_t why_cap)
 {
     moor_redis_options o;
     unsigned long long database = 0;
@@ -136,7 +139,8 @@ moor_err redis_config_open(const moor_driver_url *url, const void *given, void *
     if (o.client_name && strlen(o.client_name) > 255)
         return refuse(why, why_cap, "client_name is longer than 255 bytes");
     if (*url->path && !set_number(url->path, 0, REDIS_DATABASE_MAX, &database))
-        return refuse(why, why_cap, "the URL's path is the number of a database, as in redis://host/2");
+        return refuse(why, why_cap,
+                      "the URL's path is the number of a database, as in redis://host/2");
     struct redis_config *c = calloc(1, sizeof *c);
     if (!c)
         return MOOR_ENOMEM;

@@ -183,7 +183,8 @@ static moor_step refused(moor_link *l, const struct moor_redis_reply *r, enum st
 static bool is_status(const struct moor_redis_reply *r, const char *text)
 {
     const moor_span said = moor_redis_reply_text(r);
-    return r->type == MOOR_REDIS_STATUS && said.len == strlen(text) && !memcmp(said.base, text, said.len);
+    return r->type == MOOR_REDIS_STATUS && said.len == strlen(text) &&
+           !memcmp(said.base, text, said.len);
 }
 
 static moor_step take(moor_link *l, struct state *s, const struct moor_redis_reply *r)
@@ -219,7 +220,8 @@ static moor_step replies(moor_link *l, struct state *s, moor_span bytes)
         if (step != MOOR_STEP_WAIT)
             return step;
     }
-    return e ? moor_link_fail(l, e, 0, redis_codec_what(e)) : moor_link_wait(l, -1, 0, MOOR_FOREVER);
+    return e ? moor_link_fail(l, e, 0, redis_codec_what(e))
+             : moor_link_wait(l, -1, 0, MOOR_FOREVER);
 }
 
 static void keep_for_reset(struct state *s, const struct redis_config *c)

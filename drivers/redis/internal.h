@@ -5,6 +5,7 @@
 #define DRIVERS_REDIS_INTERNAL_H
 
 #include <mooring/redis.h>
+#include <mooring/runtime.h>
 
 #include <hiredis/hiredis.h>
 #include <hiredis/read.h>
@@ -37,7 +38,8 @@ static inline moor_ms redis_left(int64_t deadline_ns, int64_t now_ns)
 {
     if (deadline_ns == REDIS_NEVER)
         return MOOR_FOREVER;
-    return deadline_ns <= now_ns ? 0 : (deadline_ns - now_ns + REDIS_NS_PER_MS - 1) / REDIS_NS_PER_MS;
+    return deadline_ns <= now_ns ? 0
+                                 : (deadline_ns - now_ns + REDIS_NS_PER_MS - 1) / REDIS_NS_PER_MS;
 }
 
 /* ---- reply.c: a reply and the memory it lives in ---- */
@@ -91,9 +93,22 @@ bool redis_codec_has_rest(const struct redis_codec *c);
 const char *redis_codec_what(moor_err e);
 
 /* A command as it is sent, to be freed by redis_command_free. EINVAL, ENOMEM. */
-moor_err redis_command_make(int argc, const char *const *argv, const size_t *argvlen, char **out_bytes,
-                            size_t *out_len);
+moor_err redis_command_make(int argc, const char *const *argv, const size_t *argvlen,
+                            char **out_bytes, size_t *out_len);
 void redis_command_free(char *bytes);
+
+/* Bytes to send. Zeroed: empty. */
+struct redis_buf {
+    char *bytes;
+    size_t len, cap;
+};
+/* Room for `more` bytes. ENOMEM: as before. */
+moor_err redis_buf_reserve(struct redis_buf *b, size_t more);
+void redis_buf_add(struct redis_buf *b, const char *bytes,
+                   size_t len); /* for which there is room */
+/* Empty again; what a burst has made large is given back. */
+void redis_buf_clear(struct redis_buf *b);
+void redis_buf_fini(struct redis_buf *b);
 
 /* ---- kind.c: what a command does to its connection ---- */
 
@@ -102,10 +117,11 @@ enum {
     REDIS_BLOCKS = 2,   /* others behind it would wait for data or for replicas */
     REDIS_LISTENS = 4,  /* what comes after it is in no order of commands */
     REDIS_NO_ORDER = 8, /* replies fail to come, or are not RESP: not even a session can */
-    REDIS_OPENS = 16,   /* MULTI, WATCH: a state, until it closes */
-    REDIS_CLOSES = 32,  /* EXEC, DISCARD: that state is gone */
-    REDIS_UNWATCH = 64,
-    REDIS_LAST = 128, /* the server closes after it */
+    REDIS_MULTI = 16,   /* these two leave one, too, until it is ended */
+    REDIS_WATCH = 32,
+    REDIS_CLOSES = 64, /* EXEC, DISCARD: the state of both is gone */
+    REDIS_UNWATCH = 128,
+    REDIS_LAST = 256, /* the server closes after it */
 };
 unsigned redis_kind(int argc, const char *const *argv, const size_t *argvlen);
 /* Why a shared connection refuses it, into why (may be NULL with cap 0). True: it does not. */
@@ -122,8 +138,8 @@ struct redis_config {
     char client_name[256];
 };
 
-moor_err redis_config_open(const moor_driver_url *url, const void *given, void **out_config, char *why,
-                           size_t why_cap);
+moor_err redis_config_open(const moor_driver_url *url, const void *given, void **out_config,
+                           char *why, size_t why_cap);
 void redis_config_shut(void *config);
 
 /* The configuration of a lease of a redis pool. ESTALE, EINVAL. */

@@ -33,7 +33,7 @@ static const struct word words[] = {
     {"HELLO", REDIS_STATE},
     {"HOST:", REDIS_LAST},
     {"MONITOR", REDIS_LISTENS},
-    {"MULTI", REDIS_OPENS},
+    {"MULTI", REDIS_MULTI},
     {"POST", REDIS_LAST},
     {"PSUBSCRIBE", REDIS_LISTENS},
     {"PSYNC", REDIS_NO_ORDER},
@@ -52,7 +52,7 @@ static const struct word words[] = {
     {"UNWATCH", REDIS_UNWATCH},
     {"WAIT", REDIS_BLOCKS},
     {"WAITAOF", REDIS_BLOCKS},
-    {"WATCH", REDIS_OPENS},
+    {"WATCH", REDIS_WATCH},
 };
 
 static bool is_word(moor_span s, const char *word)
@@ -75,9 +75,9 @@ static moor_span arg(int i, const char *const *argv, const size_t *argvlen)
 /* CLIENT: what only asks, or is about other connections, is plain; REPLY takes replies away. */
 static unsigned client_kind(int argc, const char *const *argv, const size_t *argvlen)
 {
-    static const char *const plain[] = {"GETNAME", "GETREDIR", "HELP",    "ID",           "INFO",
-                                        "KILL",    "LIST",     "PAUSE",   "TRACKINGINFO", "UNBLOCK",
-                                        "UNPAUSE", "SETINFO"};
+    static const char *const plain[] = {"GETNAME",      "GETREDIR", "HELP",    "ID",
+                                        "INFO",         "KILL",     "LIST",    "PAUSE",
+                                        "TRACKINGINFO", "UNBLOCK",  "UNPAUSE", "SETINFO"};
     const moor_span sub = argc > 1 ? arg(1, argv, argvlen) : (moor_span){"", 0};
     if (is_word(sub, "REPLY"))
         return REDIS_NO_ORDER;
@@ -115,7 +115,8 @@ unsigned redis_kind(int argc, const char *const *argv, const size_t *argvlen)
         upper[i] = c >= 'a' && c <= 'z' ? (char)(c - 'a' + 'A') : c;
     }
     upper[name.len] = 0;
-    const struct word *w = bsearch(upper, words, sizeof words / sizeof words[0], sizeof words[0], compare);
+    const struct word *w =
+        bsearch(upper, words, sizeof words / sizeof words[0], sizeof words[0], compare);
     if (w)
         return w->kind;
     if (!strcmp(upper, "CLIENT"))
@@ -132,8 +133,8 @@ bool redis_kind_is_shareable(unsigned kind, const char *name, size_t len, char *
 {
     if (!kind)
         return true;
-    const char *text = kind & REDIS_BLOCKS    ? "would make others wait"
-                       : kind & REDIS_LISTENS ? "puts replies out of order"
+    const char *text = kind & REDIS_BLOCKS     ? "would make others wait"
+                       : kind & REDIS_LISTENS  ? "puts replies out of order"
                        : kind & REDIS_NO_ORDER ? "takes replies away"
                        : kind & REDIS_LAST     ? "ends the connection"
                                                : "changes the state of the connection";
