@@ -25,7 +25,8 @@ struct mr_keeper {
     uint32_t links; /* in the table or being made */
     _Atomic(uint32_t) warm; /* moor_pool_warm wants so many open */
     struct mr_list tasks;   /* links whose driver is at work here, by `tasks` */
-    struct mr_timer sweep, retry, drain;
+    struct mr_timer sweep, retry;
+    struct mr_deferred end; /* tells the pool: who closes it may free all this at once */
     int64_t sweep_gap_ns;
     int64_t swept_ns;
     /* what was used at most since the last decay */
@@ -67,6 +68,8 @@ void mr_keeper_evict(struct mr_rack *k, uint32_t count, const char *why);
 
 /* ---- time: core/rack_sweep.c ---- */
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns);
+/* A lease that was reported as held is over. */
+void mr_keeper_tell_returned(struct moor_link *l);
 /* At the latest then. */
 void mr_keeper_sweep_by(struct mr_rack *k, int64_t at_ns);
 
