@@ -17,8 +17,8 @@
 #define MR_SSH_PINS_MAX        8
 #define MR_SSH_VALUE_MAX       4096 /* of one option in the query */
 #define MR_SSH_ALGORITHMS_MAX  4
-#define MR_SSH_TEXT_MAX        160  /* moor_link_fail cuts there */
-#define MR_SSH_FINGERPRINT_MAX 64   /* "SHA256:" and 43 characters */
+#define MR_SSH_TEXT_MAX        160 /* moor_link_fail cuts there */
+#define MR_SSH_FINGERPRINT_MAX 64  /* "SHA256:" and 43 characters */
 /* What an agent may answer: libssh's own bound. */
 #define MR_SSH_AGENT_BYTES_MAX ((uint32_t)256 << 10)
 /* Reads of libssh's, of 4 KiB, that one hook takes in: about half a millisecond of decryption. */
@@ -32,27 +32,27 @@ struct mr_ssh_algorithms {
 };
 
 struct mr_ssh_config {
-    char *known_hosts;                   /* NULL = the user's and the system's               */
-    char *pins[MR_SSH_PINS_MAX];         /* "SHA256:..."; instead of known hosts             */
+    char *known_hosts;           /* NULL = the user's and the system's               */
+    char *pins[MR_SSH_PINS_MAX]; /* "SHA256:..."; instead of known hosts             */
     unsigned pin_count;
-    bool is_insecure;                    /* no look at the server's key at all               */
+    bool is_insecure; /* no look at the server's key at all               */
     char *identities[MR_SSH_IDENTITIES_MAX];
     unsigned identity_count;
-    bool are_default;                    /* those that are tried if they are there           */
+    bool are_default; /* those that are tried if they are there           */
     enum mr_ssh_method methods[MR_SSH_METHODS]; /* in this order                             */
     unsigned method_count;
     bool are_methods_given;
-    char *agent;                         /* path of its socket; NULL = none                  */
-    moor_ms agent_timeout_ms;            /* for one answer                                   */
+    char *agent;              /* path of its socket; NULL = none                  */
+    moor_ms agent_timeout_ms; /* for one answer                                   */
     struct mr_ssh_algorithms algorithms[MR_SSH_ALGORITHMS_MAX];
     unsigned algorithm_count;
 };
 
 /* Where a connect stands. */
 enum mr_ssh_stage {
-    MR_SSH_GREETING,  /* banners and key exchange */
+    MR_SSH_GREETING, /* banners and key exchange */
     MR_SSH_HOST_KEY,
-    MR_SSH_LOGIN,     /* a method of config->methods */
+    MR_SSH_LOGIN, /* a method of config->methods */
     MR_SSH_READY,
 };
 
@@ -67,33 +67,35 @@ enum mr_ssh_next {
 #define MR_SSH_MAGIC 0x6d737368u
 
 struct mr_ssh_link {
-    unsigned magic;                /* MR_SSH_MAGIC: a lease of another driver's is not taken for ours */
+    unsigned magic; /* MR_SSH_MAGIC: a lease of another driver's is not taken for ours */
     ssh_session session;
-    int fd;                        /* the session's, which libssh forgets without closing it      */
-    ino_t inode;                   /* of fd: is that number still ours?                           */
+    int fd;      /* the session's, which libssh forgets without closing it      */
+    ino_t inode; /* of fd: is that number still ours?                           */
     const struct mr_ssh_config *config;
-    const moor_target *target;     /* while it connects                                           */
+    const moor_target *target; /* while it connects                                           */
     enum mr_ssh_stage stage;
     enum mr_ssh_next next;
     unsigned method_at, identity_at;
-    ssh_key key;                   /* the identity that is being tried                            */
-    char tried[MR_SSH_TEXT_MAX];   /* "agent, /path/key"                                          */
-    moor_err err;                  /* of NEXT_FAILED                                              */
+    ssh_key key;                 /* the identity that is being tried                            */
+    char tried[MR_SSH_TEXT_MAX]; /* "agent, /path/key"                                          */
+    moor_err err;                /* of NEXT_FAILED                                              */
     char text[MR_SSH_TEXT_MAX];
 
     /* The agent. */
-    int agent_fd;                  /* the keeper's, until libssh has it; -1                       */
-    int agent_watch_fd;            /* the same socket, to cut libssh's wait short; -1             */
-    bool is_agent_ready;           /* libssh has the agent's socket                               */
-    bool is_agent_over;            /* there is none, or it has nothing for us                     */
-    _Atomic(bool) is_agent_late;
-    unsigned char agent_bytes[9];  /* its answer: length, kind, number of keys                    */
+    int agent_fd;                /* the keeper's, until libssh has it; -1                       */
+    int agent_watch_fd;          /* the same socket, to cut libssh's wait short; -1             */
+    bool is_agent_ready;         /* libssh has the agent's socket                               */
+    bool is_agent_over;          /* there is none, or it has nothing for us                     */
+    _Atomic(bool) is_agent_late; /* its time is over: the socket was cut                        */
+    bool is_agent_dialing;       /* its backlog was full                                        */
+    moor_ms agent_waited_ms;
+    unsigned char agent_bytes[9]; /* its answer: length, kind, number of keys                    */
     uint32_t agent_got, agent_len;
     moor_poll agent_watch;
 
     /* The multiplexer's, which asks while it has the lease. */
-    uint32_t channels_limit;       /* the server refused one more than this; 0 = not yet          */
-    int64_t channels_limit_ms;     /* since when                                                  */
+    uint32_t channels_limit;   /* the server refused one more than this; 0 = not yet          */
+    int64_t channels_limit_ms; /* since when                                                  */
 };
 
 /* config.c: the thread that opens the pool. */
@@ -106,6 +108,8 @@ int mr_ssh_config_apply(const struct mr_ssh_config *c, ssh_session session);
 /* connect.c: the keeper, but for what it gives to moor_link_block. */
 moor_step mr_ssh_connect(moor_link *l);
 moor_step mr_ssh_connect_resume(moor_link *l, unsigned events);
+/* The next steps, on a helper. */
+moor_step mr_ssh_connect_go_on(moor_link *l);
 /* Notes a failure for the keeper to report: a helper may not call moor_link_fail. */
 void mr_ssh_failed(struct mr_ssh_link *s, moor_err err, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
