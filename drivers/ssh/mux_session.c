@@ -7,6 +7,7 @@
 #include <libssh/server.h>
 
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -4,6 +4,7 @@
  */
 #include "drivers/ssh/mux.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
