@@ -9,6 +9,8 @@ void moor_pool_flush(moor_pool *p)
     if (!p || mr_runtime_is_forked(p->runtime))
         return;
     atomic_fetch_add(&p->generation, 1);
+    if (p->rack)
+        atomic_fetch_add(&p->rack->generation, 1);
     mr_pool_event(p, NULL, MOOR_EVENT_POOL_FLUSHED, NULL);
     mr_pool_kick_all(p);
 }

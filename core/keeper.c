@@ -9,7 +9,13 @@
 /* A goodbye may take this long. */
 #define CLOSE_NS MR_NS_PER_SEC
 
+static bool is_closed(const struct mr_rack *k)
+{
+    return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
+}
+
 static void run_kick(struct mr_message *m);
+static void run_end(struct mr_deferred *d);
 static void feed(struct mr_rack *k);
 static void fire_retry(struct mr_timer *t, int64_t now_ns);
 
@@ -20,6 +26,7 @@ struct mr_keeper *mr_keeper_create(struct mr_rack *k)
         return NULL;
     b->rack = k;
     b->kick.run = run_kick;
+    b->end.run = run_end;
     b->sweep.fire = mr_keeper_fire_sweep;
     b->retry.fire = fire_retry;
     mr_list_init(&b->tasks);
@@ -34,19 +41,25 @@ void mr_keeper_destroy(struct mr_keeper *b)
 
 /* ---- which shard ---- */
 
+/* In the place of a shard: a thread that ends the pool is at work, because the runtime has no shard. */
+#define NOBODY ((struct moor_shard *)(uintptr_t)1)
+
+static void end_without_shard(struct mr_rack *k);
+
 /* Its own word is enough: who loses the race uses the winner's. */
 static struct moor_shard *find_shard(struct mr_rack *k)
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *s = atomic_load(&b->shard);
     if (s)
-        return s;
+        return s == NOBODY ? NULL : s;
     struct moor_shard *self = moor_shard_self();
-    struct moor_shard *picked =
-        self && self->runtime == k->pool->runtime ? self : mr_runtime_pick(k->pool->runtime);
+    const bool is_ours = self && self->runtime == k->pool->runtime &&
+                         atomic_load(&self->shared.state) == MR_SHARD_RUNNING;
+    struct moor_shard *picked = is_ours ? self : mr_runtime_pick(k->pool->runtime);
     if (picked && atomic_compare_exchange_strong(&b->shard, &s, picked))
         return picked;
-    return s;
+    return s == NOBODY ? NULL : s;
 }
 
 void mr_keeper_kick(struct mr_rack *k)
@@ -59,8 +72,11 @@ void mr_keeper_kick(struct mr_rack *k)
         if (s && mr_shard_post(s, &b->kick))
             return;
         /* Nobody runs it: the next one to ask tries again. */
-        atomic_compare_exchange_strong(&b->shard, &s, NULL);
+        if (s)
+            atomic_compare_exchange_strong(&b->shard, &s, NULL);
         atomic_store(&b->is_kicked, false);
+        if (is_closed(k))
+            end_without_shard(k);
     }
     mr_pool_unhold_end(k->pool);
 }
@@ -108,11 +124,6 @@ static struct moor_link *take_errands(struct mr_rack *k)
         newest = next;
     }
     return oldest;
-}
-
-static bool is_closed(const struct mr_rack *k)
-{
-    return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
 }
 
 static bool is_old(const struct moor_link *l)
@@ -287,7 +298,12 @@ static void end_if_over(struct mr_rack *k)
     b->is_over = true;
     mr_loop_untimer(mr_keeper_loop(k), &b->sweep);
     mr_loop_untimer(mr_keeper_loop(k), &b->retry);
-    mr_pool_unhold_end(k->pool);
+    mr_loop_defer(mr_keeper_loop(k), &b->end);
+}
+
+static void run_end(struct mr_deferred *d)
+{
+    mr_pool_unhold_end(MR_CONTAINER_OF(d, struct mr_keeper, end)->rack->pool);
 }
 
 static void feed_once(struct mr_rack *k)
@@ -338,13 +354,56 @@ static void feed(struct mr_rack *k)
     b->is_feeding = false;
 }
 
+static void drop_idle(struct mr_rack *k)
+{
+    for (uint32_t i = 0; i < mr_rack_used(k); i++) {
+        struct moor_link *l = mr_rack_at(k, i);
+        const uint64_t word = l ? mr_link_word(l) : 0;
+        const enum mr_link_state s = mr_link_state_of(word);
+        if (l && (s == MR_LINK_IDLE || s == MR_LINK_STALE) && mr_link_claim(l, word, MR_LINK_KEPT))
+            mr_keeper_gone(l);
+    }
+}
+
+/* The pool ends and no shard is there to close its links gently: this thread drops them. */
+static void end_without_shard(struct mr_rack *k)
+{
+    struct mr_keeper *b = k->keeper;
+    bool goes_on = true;
+    while (goes_on) {
+        struct moor_shard *none = NULL;
+        if (!atomic_compare_exchange_strong(&b->shard, &none, NOBODY))
+            return;
+        b->local = &b->spare;
+        b->is_feeding = true;
+        for (struct moor_link *l = take_errands(k), *next; l; l = next) {
+            next = l->chain;
+            l->is_working = l->is_ended = false;
+            if (l->dial)
+                mr_link_dial_task_over(l, false);
+            else
+                mr_keeper_gone(l);
+        }
+        drop_idle(k);
+        b->is_feeding = false;
+        const bool is_over = !b->links && !b->is_over;
+        b->is_over = b->is_over || is_over;
+        atomic_store(&b->shard, NULL);
+        mr_lock_lock(&k->pool->lock);
+        goes_on = k->errands;
+        mr_lock_unlock(&k->pool->lock);
+        if (is_over) {
+            mr_pool_unhold_end(k->pool);
+            return;
+        }
+    }
+}
+
 void mr_keeper_drain(struct mr_rack *k)
 {
     static const moor_fault closed = {
         .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "the pool is draining"};
-    mr_lock_lock(&k->pool->lock);
-    atomic_fetch_or(&k->gate, MR_RACK_CLOSED);
-    mr_lock_unlock(&k->pool->lock);
+    mr_rack_shut(k, MR_RACK_CLOSED);
     mr_rack_fail_waiters(k, &closed);
     mr_keeper_kick(k);
 }
@@ -473,6 +532,7 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *s = mr_keeper_shard(k);
+    s = s == NOBODY ? NULL : s;
     b->dialing--;
     b->coming--;
     MR_STAT_ADD(b->local, dials, -1);
@@ -490,8 +550,9 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
                              fault->err == MOOR_ECANCELED;
         b->links--;
         MR_STAT_ADD(b->local, dials_failed, 1);
-        const bool is_first =
-            mr_pool_gate_failed(u, fault, is_ours, mr_shard_now(s), mr_loop_random(&s->mine.loop));
+        const bool is_first = mr_pool_gate_failed(
+            u, fault, is_ours, s ? mr_shard_now(s) : mr_clock_now(k->pool->runtime->clock),
+            s ? mr_loop_random(&s->mine.loop) : 0);
         if (fault->err == MOOR_ENOFILES)
             atomic_store(&k->pool->runtime->wants_room, true);
         if (fault->err != MOOR_ECANCELED) {

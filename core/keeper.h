@@ -25,7 +25,8 @@ struct mr_keeper {
     uint32_t links; /* in the table or being made */
     _Atomic(uint32_t) warm; /* moor_pool_warm wants so many open */
     struct mr_list tasks;   /* links whose driver is at work here, by `tasks` */
-    struct mr_timer sweep, retry, drain;
+    struct mr_timer sweep, retry;
+    struct mr_deferred end; /* tells the pool: who closes it may free all this at once */
     int64_t sweep_gap_ns;
     int64_t swept_ns;
     /* what was used at most since the last decay */

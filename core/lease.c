@@ -79,6 +79,8 @@ moor_err moor_acquire_at(moor_pool *p, const moor_acquire_options *options, moor
 
 static void discard(struct mr_lease *l)
 {
+    mr_driver_stream_unref(l->link);
+    l->link = NULL;
     mr_pool_op_end(l->berth->local, &l->op);
     mr_slab_give(lease_slab(l->slot.shard), l);
 }
@@ -125,6 +127,8 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     l->conn = conn;
     l->is_reused = is_reused;
     l->state = MR_LEASE_GRANTED;
+    mr_driver_stream_unref(l->link);
+    l->link = mr_driver_stream_ref(conn);
     conn->claim = l;
     mr_loop_defer(loop_of(l), &l->tell);
 }

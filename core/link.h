@@ -125,6 +125,9 @@ static inline bool mr_link_claim(struct moor_link *l, uint64_t word, enum mr_lin
 struct moor_link *mr_link_make(struct moor_runtime *r);
 void mr_link_give(struct moor_runtime *r, struct moor_link *l);
 void mr_links_free(struct moor_runtime *r);
+/* The table of hints, see core/rack.h. */
+MOOR_NODISCARD moor_err mr_hints_make(struct moor_runtime *r);
+void mr_hints_free(struct moor_runtime *r);
 
 /* ---- tasks, on the keeper: core/link_task.c ---- */
 

@@ -5,6 +5,7 @@
  */
 #include "core/pool.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* By compare and swap: a refusal must not be seen, for a moment, as a place that is taken; who is refused for
@@ -137,7 +138,7 @@ void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault)
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
 {
     mr_lock_lock(&u->pool->lock);
-    strncpy(u->connect_text, text, sizeof u->connect_text - 1);
+    snprintf(u->connect_text, sizeof u->connect_text, "%s", text);
     mr_lock_unlock(&u->pool->lock);
 }
 

@@ -10,22 +10,13 @@
 
 #define TABLE_MIN 64
 
-/* Where this thread found its last link: threads settle on links of their own, and one alone keeps to one. It
- * is a hint, shared by all pools. In a library loaded late the four bytes still fit what libc sets aside. */
-static _Thread_local uint32_t last_place __attribute__((tls_model("initial-exec")));
+static _Atomic(uint64_t) last_id;
 
 /* ---- hand-out ---- */
 
-/* Only links that are fit: what was flushed, or is worn, goes to the keeper instead. */
-static inline bool is_fit(struct mr_rack *k, struct moor_link *l)
-{
-    return l->generation == atomic_load_explicit(&k->pool->generation, memory_order_relaxed) &&
-           !atomic_load_explicit(&l->is_worn, memory_order_relaxed);
-}
-
 static inline bool try_take(struct moor_link *l)
 {
-    uint64_t word = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
+    const uint64_t word = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
     return mr_link_state_of(word) == MR_LINK_IDLE && mr_link_claim(l, word, MR_LINK_LEASED);
 }
 
@@ -42,20 +33,21 @@ static void push_errand(struct mr_rack *k, struct moor_link *l, enum mr_link_err
     k->errands = l;
 }
 
-/* What was flushed or is worn, and what is no link of ours any more: a place seen just before it was cleared
- * may show a link that by now serves another pool. */
 static void turn_down(struct mr_rack *k, struct moor_link *l, bool is_locked)
 {
     if (l->rack != k) {
         MR_ASSERT(!is_locked || l->rack->pool != k->pool);
-        mr_link_set(l, MR_LINK_IDLE);
-        if (!is_locked && atomic_load(&l->rack->gate))
-            mr_rack_serve(l->rack);
+        mr_rack_put(l->rack, l);
     } else if (is_locked) {
         push_errand(k, l, MR_ERRAND_CLOSE, "the pool was flushed");
     } else {
         mr_rack_send(k, l, MR_ERRAND_CLOSE, "the pool was flushed");
     }
+}
+
+void mr_rack_turn_down(struct mr_rack *k, struct moor_link *l)
+{
+    turn_down(k, l, false);
 }
 
 static struct moor_link *take_at(struct mr_rack *k, struct mr_rack_table *t, uint32_t i,
@@ -64,7 +56,7 @@ static struct moor_link *take_at(struct mr_rack *k, struct mr_rack_table *t, uin
     struct moor_link *l = atomic_load_explicit(&t->at[i], memory_order_acquire);
     if (!l || !try_take(l))
         return NULL;
-    if (MR_LIKELY(l->rack == k && is_fit(k, l)))
+    if (MR_LIKELY(mr_rack_is_fit(k, l)))
         return l;
     turn_down(k, l, is_locked);
     return NULL;
@@ -97,15 +89,13 @@ static struct moor_link *take(struct mr_rack *k, bool is_locked)
     struct mr_rack_table *t = atomic_load_explicit(&k->table, memory_order_acquire);
     if (is_locked && (atomic_load_explicit(&k->gate, memory_order_relaxed) & MR_RACK_ORDERED))
         return take_oldest(k, t, n);
-    const uint32_t first = last_place;
-    struct moor_link *l = first < n ? take_at(k, t, first, is_locked) : NULL;
-    if (l)
-        return l;
+    struct mr_hint_line *line = mr_hint_line(k->hints);
     /* From the lowest place, so that those beyond the need stay unused and can go. */
     for (uint32_t i = 0; i < n; i++) {
-        l = take_at(k, t, i, is_locked);
+        struct moor_link *l = take_at(k, t, i, is_locked);
         if (l) {
-            last_place = i;
+            atomic_store_explicit(&line->of[k->id % 4].link, l, memory_order_release);
+            atomic_store_explicit(&line->of[k->id % 4].id, k->id, memory_order_relaxed);
             return l;
         }
     }
@@ -202,6 +192,24 @@ void mr_rack_remove(struct mr_rack *k, struct moor_link *l)
 
 /* ---- life ---- */
 
+void mr_rack_read_options(struct mr_rack *k)
+{
+    const moor_pool_options *o = &k->pool->options;
+    const bool checks = o->check_on_return && k->driver->check;
+    uint32_t bits = 0;
+    bits |= strcmp(o->eviction, "fifo") ? 0 : MR_RACK_ORDERED;
+    bits |= checks || k->driver->returned ? MR_RACK_ASKS : 0;
+    bits |= o->uses_max ? MR_RACK_WEARS : 0;
+    bits |= atomic_load(&k->open) > o->conns_max ? MR_RACK_ABOVE : 0;
+    bits |= k->pool->runtime->has_membarrier ? 0 : MR_RACK_FENCED;
+    atomic_store(&k->uses_max, o->uses_max);
+    atomic_store(&k->checks_returns, checks);
+    const uint32_t all =
+        MR_RACK_ORDERED | MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_ABOVE | MR_RACK_FENCED;
+    atomic_fetch_or(&k->gate, bits);
+    atomic_fetch_and(&k->gate, ~(all & ~bits));
+}
+
 moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route, struct mr_rack **out_rack)
 {
     struct mr_heap *h = &p->runtime->heap;
@@ -218,10 +226,10 @@ moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route, struct mr_r
     k->route = route;
     for (int i = 0; i < MOOR_PRIORITIES; i++)
         mr_list_init(&k->queue[i]);
-    if (!strcmp(p->options.eviction, "fifo"))
-        atomic_store(&k->gate, MR_RACK_ORDERED);
-    atomic_store(&k->uses_max, p->options.uses_max);
-    atomic_store(&k->checks_returns, p->options.check_on_return && route->driver->check);
+    k->id = atomic_fetch_add(&last_id, 1) + 1;
+    k->hints = p->runtime->hints;
+    k->fork_page = p->runtime->fork_page;
+    mr_rack_read_options(k);
     *out_rack = k;
     return MOOR_OK;
 }

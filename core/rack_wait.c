@@ -30,10 +30,25 @@ static struct mr_waiter *first_for(struct mr_rack *k, struct moor_link *l)
     return own;
 }
 
+/* Not at once: shutting it costs a barrier on every core, and where one waited others soon will. */
+#define CALM_LOOKS 8
+
 static void open_gate(struct mr_rack *k)
 {
-    if (k->waiting == 0)
+    if (k->waiting) {
+        k->calm = 0;
+    } else if (k->calm < CALM_LOOKS) {
+        k->calm++;
+    } else {
+        k->calm = 0;
         atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_WAITED);
+    }
+}
+
+void mr_rack_shut(struct mr_rack *k, uint32_t bits)
+{
+    if ((atomic_fetch_or(&k->gate, bits) & bits) != bits)
+        mr_runtime_barrier(k->pool->runtime);
 }
 
 static void unqueue(struct mr_rack *k, struct mr_waiter *w)
@@ -42,7 +57,6 @@ static void unqueue(struct mr_rack *k, struct mr_waiter *w)
     w->is_queued = false;
     k->waiting--;
     k->wanted -= w->want - w->got;
-    open_gate(k);
 }
 
 /* ---- affinity ---- */
@@ -119,6 +133,7 @@ void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns, stru
 {
     const bool is_shut = atomic_load(&k->gate) & (MR_RACK_PAUSED | MR_RACK_CLOSED);
     struct mr_waiter *w = is_shut ? NULL : first_for(k, l);
+    open_gate(k);
     if (!w) {
         l->order = ++k->orders;
         mr_link_set(l, MR_LINK_IDLE);
@@ -145,20 +160,26 @@ void mr_rack_tell(struct mr_waiter *told)
     }
 }
 
-void mr_rack_serve(struct mr_rack *k)
+static void serve(struct mr_rack *k, int64_t now_ns, struct mr_waiter **told)
 {
-    struct mr_waiter *told = NULL;
-    const int64_t now = mr_clock_now(k->pool->runtime->clock);
-    mr_lock_lock(&k->pool->lock);
     while (k->waiting && !(atomic_load(&k->gate) & (MR_RACK_PAUSED | MR_RACK_CLOSED))) {
         struct moor_link *l = mr_rack_take_locked(k);
         if (!l)
             break;
         const uint32_t wanted = k->wanted;
-        mr_rack_settle(k, l, now, &told);
+        mr_rack_settle(k, l, now_ns, told);
         if (k->wanted == wanted) /* only for links of their own */
             break;
     }
+}
+
+void mr_rack_serve(struct mr_rack *k)
+{
+    struct mr_waiter *told = NULL;
+    const int64_t now = mr_clock_now(k->pool->runtime->clock);
+    mr_lock_lock(&k->pool->lock);
+    serve(k, now, &told);
+    open_gate(k);
     const bool has_errands = k->errands;
     mr_lock_unlock(&k->pool->lock);
     mr_rack_tell(told);
@@ -219,9 +240,23 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
     w->is_queued = false;
     w->asked_ns = now_ns;
     w->fault = (moor_fault){0};
-    mr_lock_lock(&p->lock);
-    /* Before it looks: who returns a link from here on sees that somebody waits. */
-    const uint32_t gate = atomic_fetch_or(&k->gate, MR_RACK_WAITED);
+    /* Before it looks: who returns a link after the barrier sees that somebody waits, and what was returned
+     * before it is seen here. Whoever shut the gate looks for all who came in between. */
+    uint32_t gate;
+    for (;;) {
+        const bool was_shut = atomic_fetch_or(&k->gate, MR_RACK_WAITED) & MR_RACK_WAITED;
+        if (!was_shut)
+            mr_runtime_barrier(p->runtime);
+        mr_lock_lock(&p->lock);
+        gate = atomic_load(&k->gate);
+        if (gate & MR_RACK_WAITED) {
+            k->calm = 0;
+            if (!was_shut)
+                serve(k, now_ns, &told);
+            break;
+        }
+        mr_lock_unlock(&p->lock);
+    }
     const bool is_shut = gate & (MR_RACK_CLOSED | MR_RACK_PAUSED);
     w->reason = gate & MR_RACK_PAUSED ? MOOR_WAIT_PAUSED
                 : k->waiting          ? MOOR_WAIT_TURN
@@ -243,7 +278,6 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
         k->wanted += w->want - w->got;
         mr_list_push_back(own ? &own->wanted : &k->queue[w->priority], &w->link);
     }
-    open_gate(k);
     /* From here on w may be granted by somebody else. */
     *out_served = is_done && !e;
     const bool has_errands = k->errands;

@@ -58,9 +58,11 @@ struct moor_runtime {
     void (*tls_end)(struct moor_runtime *r); /* frees it, after every pool */
     _Atomic(struct mr_helpers *) helpers;    /* made when first needed */
     _Atomic(const struct moor_driver *) drivers[MR_DRIVERS_MAX]; /* set once, under `lock` */
+    struct mr_hint_line *hints;                                  /* core/rack.h */
     struct moor_link *links_made, *links_free;                   /* under `lock` */
-    const volatile unsigned char *fork_page;                     /* 1 here, 0 in a forked child */
-    _Atomic(bool) has_backend;                                   /* both texts are set, for good */
+    bool has_membarrier;                     /* mr_runtime_barrier needs no fence of the others */
+    const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
+    _Atomic(bool) has_backend;               /* both texts are set, for good */
     char backend[16];
     char backend_reason[160];
 };
@@ -70,6 +72,9 @@ static inline bool mr_runtime_is_forked(const struct moor_runtime *r)
     return MR_UNLIKELY(*r->fork_page == 0);
 }
 
+/* Every thread of the process has passed a full barrier when it returns. A few microseconds. Nothing where
+ * has_membarrier is false: the others fence. */
+void mr_runtime_barrier(const struct moor_runtime *r);
 /* May this thread sleep? EFORKED; EWRONGTHREAD: in a callback, or on a shard of another runtime. */
 MOOR_NODISCARD moor_err mr_check_blocking(const struct moor_runtime *r);
 /* A running shard to give work to from outside, round robin; an adopted one only if there is no other.

@@ -247,6 +247,8 @@ int cli_exit_code(moor_err e, const char *what, const moor_why *why)
         return EXIT_CONNECT;
     case MOOR_ETLS:
         return tls_is_distrust(what) ? EXIT_VERIFY : EXIT_TLS;
+    case MOOR_EAUTH:
+        return EXIT_AUTH;
     case MOOR_EPROTO:
     case MOOR_ERESET:
     case MOOR_ETOOBIG:
@@ -274,7 +276,9 @@ static const char *advice(const moor_fault *fault, const moor_why *why)
         return fault->safe_to_retry ? "trying again is safe"
                                     : "the server may have acted on the request";
     case MOOR_EPROTO:
-        return "what answers there breaks HTTP/1.1";
+        return "what answers there breaks the protocol, or speaks another";
+    case MOOR_EAUTH:
+        return "check user and password";
     case MOOR_ETOOBIG:
         return "raise MOORING_HEADER_BYTES_MAX, MOORING_HEADER_COUNT_MAX or MOORING_BODY_BYTES_MAX";
     case MOOR_ENOMEM:
