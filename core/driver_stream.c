@@ -185,7 +185,7 @@ static moor_err opened(struct mr_conn *c)
         .fd = -1,
         .user = route->user,
         .password = route->password,
-        .timeout_ms = p->options.connect_timeout_ms,
+        .timeout_ms = MR_OPTION(p->options.connect_timeout_ms),
     };
     c->state = s;
     mr_link_set(&s->link, MR_LINK_KEPT);
@@ -296,9 +296,9 @@ bool mr_driver_stream_returns(struct mr_conn *c, moor_release_how how)
     }
     s->is_resetting = true;
     c->claim = s;
-    mr_link_begin(
-        &s->link, MOOR_TASK_RESET,
-        mr_deadline(mr_shard_now(c->slot.shard), s->link.pool->options.connect_timeout_ms));
+    mr_link_begin(&s->link, MOOR_TASK_RESET,
+                  mr_deadline(mr_shard_now(c->slot.shard),
+                              MR_OPTION(s->link.pool->options.connect_timeout_ms)));
     return false;
 }
 

@@ -143,7 +143,7 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     s.w.asked_ns = now;
     s.w.deadline_ns = is_try ? now
                              : mr_deadline(now, o->timeout_ms == MOOR_TIMEOUT_OF_POOL
-                                                    ? p->options.acquire_timeout_ms
+                                                    ? MR_OPTION(p->options.acquire_timeout_ms)
                                                     : o->timeout_ms);
     bool is_served;
     const moor_err e = mr_rack_wait(k, &s.w, now, &is_served);
@@ -164,7 +164,7 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
 /* Somebody may be about to return one: cheaper than a sleep and a wake. */
 static struct moor_link *spin(struct mr_rack *k)
 {
-    const int64_t until = (int64_t)k->pool->options.acquire_spin_us * MR_NS_PER_US;
+    const int64_t until = (int64_t)MR_OPTION(k->pool->options.acquire_spin_us) * MR_NS_PER_US;
     if (!until || !atomic_load_explicit(&k->open, memory_order_relaxed))
         return NULL;
     const struct mr_clock *clock = k->pool->runtime->clock;
@@ -272,7 +272,8 @@ moor_err moor_acquire_try_at(moor_pool *p, const moor_acquire_options *options, 
 moor_err moor_acquire_many_at(moor_pool *p, const moor_acquire_options *options, uint32_t count,
                               moor_acquired *out, const char *site)
 {
-    MR_FAIL_IF(!p || !out || !p->rack || !count || count > p->options.conns_max, MOOR_EINVAL);
+    MR_FAIL_IF(!p || !out || !p->rack || !count || count > MR_OPTION(p->options.conns_max),
+               MOOR_EINVAL);
     MR_TRY(mr_check_blocking(p->runtime));
     moor_acquire_options o;
     mr_lease_options(options, &o);

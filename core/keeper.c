@@ -135,7 +135,8 @@ static void check(struct mr_rack *k, struct moor_link *l)
 {
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     k->keeper->coming++;
-    mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+    mr_link_begin(l, MOOR_TASK_CHECK,
+                  mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
 }
 
 static void run_errand(struct mr_rack *k, struct moor_link *l)
@@ -150,7 +151,8 @@ static void run_errand(struct mr_rack *k, struct moor_link *l)
         check(k, l);
     } else {
         k->keeper->coming++;
-        mr_link_begin(l, MOOR_TASK_RESET, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_RESET,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
     }
 }
 
@@ -253,7 +255,7 @@ static void top_up(struct mr_rack *k)
     for (;;) {
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
         const bool is_short =
-            count_idle(k) + b->coming < o->conns_min_idle || open + b->dialing < b->warm;
+            count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
         if (!is_short)
             return;
         const int verdict = mr_link_dial_begin(k);
@@ -326,9 +328,8 @@ static void feed_once(struct mr_rack *k)
         return;
     }
     close_idle_if(k, is_old, "the pool was flushed");
-    if (mr_pool_shares_caps(k->pool) && !k->waiting && count_idle(k) &&
-        mr_pool_gives_way(upstream_of(k)))
-        mr_keeper_evict(k, 1, "another upstream needed its place under a shared cap");
+    if (count_idle(k) && mr_pool_gives_way(upstream_of(k)))
+        mr_keeper_evict(k, 1, "others needed its place under a shared cap, or its descriptor");
     if (!(atomic_load(&k->gate) & MR_RACK_PAUSED)) {
         mr_rack_serve(k);
         feed_waiters(k);
@@ -455,6 +456,7 @@ void mr_keeper_gone(struct moor_link *l)
     struct mr_rack *k = l->rack;
     struct mr_keeper *b = k->keeper;
     struct mr_upstream *u = l->route->upstream;
+    mr_keeper_tell_returned(l);
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     mr_link_drop(l);
@@ -468,6 +470,9 @@ void mr_keeper_gone(struct moor_link *l)
     MR_STAT_ADD(b->local, conns_open, -1);
     MR_STAT_ADD(b->local, conns_closed, 1);
     atomic_store(&b->is_full, false);
+    if (atomic_load(&k->gate) & MR_RACK_ABOVE &&
+        atomic_load(&k->open) <= MR_OPTION(k->pool->options.conns_max))
+        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ABOVE);
     mr_pool_conn_left(u);
     mr_pool_event(k->pool, u, MOOR_EVENT_CONN_CLOSED,
                   &(moor_fault){.what = l->close_why ? l->close_why : "closed"});
@@ -514,9 +519,10 @@ void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well)
     }
     if (is_well)
         atomic_store_explicit(&l->alive_ns, now, memory_order_relaxed);
-    if (is_well && task == MOOR_TASK_RESET && k->pool->options.check_on_return &&
+    if (is_well && task == MOOR_TASK_RESET && MR_OPTION(k->pool->options.check_on_return) &&
         k->driver->check) {
-        mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_CHECK,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
         return;
     }
     MR_ASSERT(b->coming > 0);
@@ -553,8 +559,6 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
         const bool is_first = mr_pool_gate_failed(
             u, fault, is_ours, s ? mr_shard_now(s) : mr_clock_now(k->pool->runtime->clock),
             s ? mr_loop_random(&s->mine.loop) : 0);
-        if (fault->err == MOOR_ENOFILES)
-            atomic_store(&k->pool->runtime->wants_room, true);
         if (fault->err != MOOR_ECANCELED) {
             mr_pool_log_dial_failed(u, fault);
             mr_pool_event(k->pool, u, MOOR_EVENT_DIAL_FAILED, fault);

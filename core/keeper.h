@@ -68,6 +68,8 @@ void mr_keeper_evict(struct mr_rack *k, uint32_t count, const char *why);
 
 /* ---- time: core/rack_sweep.c ---- */
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns);
+/* A lease that was reported as held is over. */
+void mr_keeper_tell_returned(struct moor_link *l);
 /* At the latest then. */
 void mr_keeper_sweep_by(struct mr_rack *k, int64_t at_ns);
 

@@ -195,14 +195,14 @@ void mr_rack_remove(struct mr_rack *k, struct moor_link *l)
 void mr_rack_read_options(struct mr_rack *k)
 {
     const moor_pool_options *o = &k->pool->options;
-    const bool checks = o->check_on_return && k->driver->check;
+    const bool checks = MR_OPTION(o->check_on_return) && k->driver->check;
     uint32_t bits = 0;
-    bits |= strcmp(o->eviction, "fifo") ? 0 : MR_RACK_ORDERED;
+    bits |= strcmp(MR_OPTION(o->eviction), "fifo") ? 0 : MR_RACK_ORDERED;
     bits |= checks || k->driver->returned ? MR_RACK_ASKS : 0;
-    bits |= o->uses_max ? MR_RACK_WEARS : 0;
-    bits |= atomic_load(&k->open) > o->conns_max ? MR_RACK_ABOVE : 0;
+    bits |= MR_OPTION(o->uses_max) ? MR_RACK_WEARS : 0;
+    bits |= atomic_load(&k->open) > MR_OPTION(o->conns_max) ? MR_RACK_ABOVE : 0;
     bits |= k->pool->runtime->has_membarrier ? 0 : MR_RACK_FENCED;
-    atomic_store(&k->uses_max, o->uses_max);
+    atomic_store(&k->uses_max, MR_OPTION(o->uses_max));
     atomic_store(&k->checks_returns, checks);
     const uint32_t all =
         MR_RACK_ORDERED | MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_ABOVE | MR_RACK_FENCED;

@@ -32,7 +32,7 @@ void mr_rack_why(struct mr_rack *k, moor_wait_reason reason, int64_t asked_ns, m
     const int64_t now = mr_clock_now(p->runtime->clock);
     *out = (moor_why){.size = sizeof *out,
                       .reason = reason,
-                      .conns_max = p->options.conns_max,
+                      .conns_max = MR_OPTION(p->options.conns_max),
                       .waited = now - asked_ns,
                       .connect_what = ""};
     mr_lock_lock(&p->lock);
@@ -188,7 +188,7 @@ void moor_pool_snapshot(const moor_pool *p, char *buf, size_t cap, size_t *out_l
     put(&w, ",\"state\":\"%s\"",
         gate & MR_RACK_PAUSED ? "paused" : pool_states[atomic_load(&q->state)]);
     put(&w, ",\"generation\":%u,\"conns_max\":%u", atomic_load(&q->generation),
-        p->options.conns_max);
+        MR_OPTION(p->options.conns_max));
 #define X(name, text) put(&w, ",\"" #name "\":%llu", (unsigned long long)s.name);
     MOOR_STATS(X)
 #undef X

@@ -56,6 +56,7 @@ static void unqueue(struct mr_rack *k, struct mr_waiter *w)
     mr_list_remove(&w->link);
     w->is_queued = false;
     k->waiting--;
+    atomic_fetch_sub(&k->pool->runtime->waiters, 1);
     k->wanted -= w->want - w->got;
 }
 
@@ -266,7 +267,7 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
         e = MOOR_ECLOSED;
     else if (!is_done && w->deadline_ns <= now_ns)
         e = MOOR_ETIMEDOUT;
-    else if (!is_done && k->waiting >= p->options.waiters_max)
+    else if (!is_done && k->waiting >= MR_OPTION(p->options.waiters_max))
         e = MOOR_EBUSY;
     if (e) {
         put_back(k, w, now_ns, &told);
@@ -275,6 +276,7 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
         w->ticket = ++k->tickets;
         w->is_queued = true;
         k->waiting++;
+        atomic_fetch_add(&p->runtime->waiters, 1);
         k->wanted += w->want - w->got;
         mr_list_push_back(own ? &own->wanted : &k->queue[w->priority], &w->link);
     }
