@@ -1,5 +1,6 @@
 """Connecting to a real MariaDB: TCP, Unix socket and TLS; who is refused, and with which words."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -55,6 +56,20 @@ class ConnectTest(Case):
         self.release()
         self.assertEqual(self.acquire(), "reused")
         self.release()
+
+    def test_nothing_is_inherited(self):
+        """By what the program executes."""
+        for name, query in (("p", "ssl-mode=disabled"), ("q", "ssl-mode=required")):
+            self.open(self.server.url(query), name=name)
+            self.acquire(name, name)
+        here = Path(f"/proc/{self.shell.process.pid}")
+        sockets = [fd.name for fd in (here / "fd").iterdir() if os.readlink(fd).startswith("socket:")]
+        self.assertEqual(len(sockets), 2)
+        for fd in sockets:
+            flags = (here / "fdinfo" / fd).read_text().split("flags:")[1].split()[0]
+            self.assertTrue(int(flags, 8) & os.O_CLOEXEC, fd)
+        self.release("p")
+        self.release("q")
 
     def test_tls_if_there_is_some(self):
         self.open(self.server.url())
