@@ -169,7 +169,9 @@ static void check_lease(struct ping *g, struct check *out)
     }
     if (out->is_good && !g->has_version)
         ask_version(p, &c, out);
-    moor_release(a.lease, p->connects_anew || !p->query ? MOOR_DISCARD : c.how);
+    if (p->connects_anew || !p->query)
+        c.how = MOOR_DISCARD;
+    drive_release(p->drive, &c);
 }
 
 /* ---- a check through a request ---- */

@@ -67,6 +67,7 @@ struct pool_worker {
     struct latency query;
     struct error_list errors;
     moor_why why;
+    struct drive_call call;
     pthread_mutex_t lock;     /* of the next three, which main reads */
     int asking_fd;            /* ours, of the handle whose query runs; -1 = none */
     int64_t asked_ns;
