@@ -206,6 +206,11 @@ class Streams(Case):
             self.assertEqual(run_.code, 0, run_.err)
             self.assertLess(run_.report["seconds"], 20)
 
+    def test_what_does_not_end_is_given_up(self):
+        with Peer(lambda s: [s.recv(100) for _ in "ab"]) as peer:
+            report = self.pool(peer.url, "-c", "2", "--conns", "1", "-d", "0.3", "--query", "aye")
+        self.assertEqual((report["errors"], report["unfinished"], report["acquires"]), (0, 2, 1))
+
     def test_what_is_no_echo(self):
         def other(s):
             while s.recv(100):
@@ -434,7 +439,7 @@ class Database(Case):
             self.assertEqual(got, 67 if command == "pool" else 1, err)
             said = err + out.decode()
             self.assertIn("credentials", said)
-            self.assertIn("check user and password", said)
+            self.assertIn("check user, password and keys", said)
             self.assertNotIn("guess", said)
 
     def test_queries_that_take_too_long_are_cut(self):
@@ -451,6 +456,8 @@ class Database(Case):
         with self.under_way(self.url, "-c", "3", "--conns", "2", "-d", "50", "--query",
                             self.slow_query) as run_:
             read_line(run_.program.stderr)
+            run_.program.send_signal(signal.SIGINT)
+            time.sleep(0.5)
             run_.program.send_signal(signal.SIGINT)
         self.assertLess(run_.report["seconds"], 25)
         self.assertEqual((run_.report["errors"], run_.report["unfinished"]), (0, 3))
@@ -536,7 +543,8 @@ class Ssh(Database):
         cls.stranger = cls.url.replace("/key&", "/stranger&")
 
     def test_unknown_host_key(self):
-        self.refused("pool", self.url.replace("/known", "/passwd"), "-n", "1", code=7)
+        err = self.refused("pool", self.url.replace("/known", "/passwd"), "-n", "1", code=67)
+        self.assertRegex(err, "host key SHA256:[^ ]+ is not in ")
 
 
 del Database  # unittest would find it, too

@@ -278,7 +278,7 @@ static const char *advice(const moor_fault *fault, const moor_why *why)
     case MOOR_EPROTO:
         return "what answers there breaks the protocol, or speaks another";
     case MOOR_EAUTH:
-        return "check user and password";
+        return "check user, password and keys";
     case MOOR_ETOOBIG:
         return "raise MOORING_HEADER_BYTES_MAX, MOORING_HEADER_COUNT_MAX or MOORING_BODY_BYTES_MAX";
     case MOOR_ENOMEM:
