@@ -49,7 +49,7 @@ static const char usage[] =
     "TLS options are for tls and rediss URLs, too. A server that cannot be reached at the\n"
     "start is an error; later it is counted. Ctrl-C ends early, with the report; a second one\n"
     "waits for nothing. Exit status: 0 no errors, 1 errors, 2 wrong usage, URL or variable;\n"
-    "6, 7, 28, 35, 60 and 67 as get has them, at the start.\n"
+    "6, 7, 28, 35, 60 and 67, as in the manual, at the start.\n"
     "MOORING_* and MOORING_POOL_POOL_* override the options.\n";
 
 enum {
