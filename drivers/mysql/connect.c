@@ -262,6 +262,8 @@ static moor_step connected(moor_link *l)
     /* It keeps the password to connect again, which it never shall. */
     if (s->my->passwd)
         explicit_bzero(s->my->passwd, strlen(s->my->passwd));
+    snprintf(s->user, sizeof s->user, "%s", s->my->user ? s->my->user : "");
+    s->thread_id = s->my->thread_id;
     mr_mysql_note_session(s->my, &s->fresh);
     s->usual = s->fresh;
     return MOOR_STEP_DONE;

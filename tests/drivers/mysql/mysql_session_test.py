@@ -158,6 +158,33 @@ class SessionTest(Case):
         self.assertEqual(self.value("select 2"), "2;")
         self.release()
 
+    def test_questions_left_unanswered(self):
+        """Their answers would be taken for the next holder's."""
+        self.open_(MARKED)
+        for command in ("send", "suspend"):
+            with self.subTest(command):
+                self.acquire()
+                self.assertIn(self.shell(command, "a", "select sleep(0.2)"), ("0", "suspended"))
+                self.assertFalse(self.next_holder())
+                self.assertEqual(self.value("select 2"), "2;")
+                self.release()
+
+    def test_statement_closed(self):
+        """Which has no answer to wait for."""
+        self.open_(MARKED)
+        self.acquire()
+        self.assertEqual(self.shell("closed", "a", "select 1"), "closed")
+        self.assertTrue(self.next_holder())
+        self.release()
+
+    def test_another_user(self):
+        self.open_(ALWAYS)
+        self.acquire()
+        self.assertEqual(self.shell("become", "a", "chief", "s3cret"), "0")
+        self.assertFalse(self.next_holder())
+        self.assertEqual(self.value("select current_user()"), "app@%;")
+        self.release()
+
     # ---- errors ----
 
     def test_read_only_flushes(self):
