@@ -376,6 +376,13 @@ class Unreachable(Case):
                           ("http://h/", "--query", "x"), (url, "--query", "\\q")):
             self.refused("ping", *arguments, code=2)
 
+    def test_secrets_are_masked(self):
+        secret = "u:hush@h/x?a=b&sslPassword=hush&pass=&c#d"
+        for command in ("pool", "ping"):
+            self.assertNotIn("hush", self.refused(command, "tcp://" + secret, code=2))
+            self.assertIn("gopher://***@h/x?a=b&sslPassword=*&pass=&c#d:",
+                          self.refused(command, "gopher://" + secret, code=2))
+
     def test_bad_variables(self):
         for command in ("pool", "ping"):
             name = f"MOORING_POOL_{command.upper()}_DIALS_MAX"
