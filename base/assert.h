@@ -25,6 +25,13 @@ void mr_panic_set_hook(void (*hook)(void));
 #define MR_DEBUG_ASSERT(x) ((void)0)
 #endif
 
+/* In a loop that waits for another core. */
+#if defined(__x86_64__) || defined(__i386__)
+#define MR_RELAX() __builtin_ia32_pause()
+#else
+#define MR_RELAX() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#endif
+
 #define MR_TRY(expr)                                                                               \
     do {                                                                                           \
         moor_err mr_e_ = (expr);                                                                   \

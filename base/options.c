@@ -50,10 +50,7 @@ struct pool_twin {
     void *event_user;
     moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
     const void *driver_config;
-    moor_credentials_fn credentials;
-    void *credentials_user;
-    moor_evict_fn evict;
-    void *evict_user;
+    moor_pool_hooks hooks;
 };
 _Static_assert(sizeof(struct runtime_twin) == sizeof(moor_runtime_options), "options.def");
 _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.def");

@@ -17,6 +17,8 @@ struct parser {
     char *storage; /* next free byte */
     struct mr_url *url;
     struct mr_url_fault fault;
+    bool is_driver;
+    uint16_t port; /* is_driver: where the URL gives none */
 };
 
 static const struct {
@@ -67,18 +69,33 @@ static moor_err parse_all(struct parser *p)
     return parse_target(p);
 }
 
-moor_err mr_url_parse(moor_span url, char *storage, struct mr_url *out,
+static moor_err parse(struct parser *p, char *storage, struct mr_url *out,
                       struct mr_url_fault *out_fault)
 {
     struct mr_url parsed = {.user = {"", 0}, .password = {"", 0}, .target = {"", 0}};
-    struct parser p = {.text = url.base, .len = url.len, .storage = storage, .url = &parsed};
-    const moor_err e = parse_all(&p);
-    MR_ASSERT((size_t)(p.storage - storage) <= MR_URL_STORAGE(url.len));
+    p->storage = storage;
+    p->url = &parsed;
+    const moor_err e = parse_all(p);
+    MR_ASSERT((size_t)(p->storage - storage) <= MR_URL_STORAGE(p->len));
     if (e == MOOR_OK)
         *out = parsed;
     else if (out_fault)
-        *out_fault = p.fault;
+        *out_fault = p->fault;
     return e;
+}
+
+moor_err mr_url_parse(moor_span url, char *storage, struct mr_url *out,
+                      struct mr_url_fault *out_fault)
+{
+    struct parser p = {.text = url.base, .len = url.len};
+    return parse(&p, storage, out, out_fault);
+}
+
+moor_err mr_url_parse_driver(moor_span url, uint16_t port, char *storage, struct mr_url *out,
+                             struct mr_url_fault *out_fault)
+{
+    struct parser p = {.text = url.base, .len = url.len, .is_driver = true, .port = port};
+    return parse(&p, storage, out, out_fault);
 }
 
 /* Copies bytes to the storage and puts a NUL behind them. */
@@ -139,7 +156,11 @@ static moor_err parse_scheme(struct parser *p)
         return refuse(p, MOOR_EINVAL, end + 1, "// is missing after the scheme");
     p->at = is_unix ? end + 1 : end + 3;
     const moor_span given = {p->text, end};
-    for (int i = 0; i < MR_URL_SCHEME_COUNT; i++) {
+    if (p->is_driver) {
+        p->url->scheme = MR_URL_DRIVER;
+        return MOOR_OK;
+    }
+    for (int i = 0; i < MR_URL_DRIVER; i++) {
         if (mr_span_is_equal_nocase(given, mr_span_cstr(schemes[i].name))) {
             p->url->scheme = (enum mr_url_scheme)i;
             return MOOR_OK;
@@ -276,11 +297,23 @@ static bool ends_in_number(const struct parser *p, size_t last_label, size_t to)
     return i == to || (i + 1 == to && i > last_label && p->text[i] == '.');
 }
 
+static moor_err parse_host_path(struct parser *p, size_t to)
+{
+    MR_TRY(keep_decoded(p, p->at, to, &p->url->host));
+    MR_FAIL_IF(p->url->host.len > MR_URL_PATH_MAX,
+               refuse(p, MOOR_ETOOBIG, p->at, "the socket's path is longer than 107 bytes"));
+    p->url->host_kind = MR_URL_PATH;
+    return MOOR_OK;
+}
+
 static moor_err parse_name(struct parser *p, size_t to)
 {
     struct in_addr parsed;
     size_t last_label = p->at;
     MR_FAIL_IF(p->at == to, refuse(p, MOOR_EINVAL, p->at, "the host is missing"));
+    if (p->is_driver && to - p->at > 3 &&
+        mr_span_is_equal_nocase((moor_span){p->text + p->at, 3}, MR_SPAN("%2F")))
+        return parse_host_path(p, to);
     const size_t len = to - p->at - (p->text[to - 1] == '.');
     MR_TRY(check_labels(p, p->at, to, &last_label));
     MR_FAIL_IF(len > MR_URL_HOST_MAX,
@@ -300,7 +333,9 @@ static moor_err parse_port(struct parser *p, size_t from, size_t to)
 {
     uint64_t port;
     if (from == to) {
-        p->url->port = schemes[p->url->scheme].port;
+        p->url->port = p->is_driver ? p->port : schemes[p->url->scheme].port;
+        if (p->url->host_kind == MR_URL_PATH)
+            return MOOR_OK;
         MR_FAIL_IF(p->url->port == 0, refuse(p, MOOR_EINVAL, to, "this scheme needs a port"));
         return MOOR_OK;
     }

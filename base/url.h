@@ -21,7 +21,8 @@
     X(REDIS, "redis", 6379, false, false)                                                          \
     X(POSTGRES, "postgres", 5432, false, false)                                                    \
     X(MYSQL, "mysql", 3306, false, false)                                                          \
-    X(SSH, "ssh", 22, false, false)
+    X(SSH, "ssh", 22, false, false)                                                                \
+    X(DRIVER, "", 0, false, false) /* of mr_url_parse_driver: whatever the text says */
 
 enum mr_url_scheme {
 #define X(name, ...) MR_URL_##name,
@@ -72,6 +73,13 @@ struct mr_url_fault {
  */
 MOOR_NODISCARD moor_err mr_url_parse(moor_span url, char *storage, struct mr_url *out,
                                      struct mr_url_fault *out_fault);
+
+/*
+ * A URL whose scheme is a driver's: any scheme, `port` where it gives none (0 = it must), and a host that
+ * begins with %2F is the path of a socket or its directory.
+ */
+MOOR_NODISCARD moor_err mr_url_parse_driver(moor_span url, uint16_t port, char *storage,
+                                            struct mr_url *out, struct mr_url_fault *out_fault);
 
 const char *mr_url_scheme_name(enum mr_url_scheme s);
 bool mr_url_scheme_is_tls(enum mr_url_scheme s);

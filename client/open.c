@@ -5,6 +5,7 @@
 #include "base/options.h"
 #include "base/span.h"
 #include "client/exchange.h"
+#include "client/open.h"
 #include "core/shard.h"
 #include "core/stream.h"
 #include "tls/pool.h"
@@ -19,8 +20,8 @@ static void warn(void *user, const char *text)
     mr_log(user, MOOR_LOG_WARN, "options.unknown", "%s", text);
 }
 
-static moor_err resolve_options(struct moor_runtime *r, const moor_pool_options *given,
-                                const char *name, bool is_any, moor_pool_options *out)
+moor_err mr_open_options(struct moor_runtime *r, const moor_pool_options *given, const char *name,
+                         bool is_any, moor_pool_options *out)
 {
     moor_pool_options o;
     moor_pool_options_init(&o);
@@ -94,7 +95,7 @@ static void unwire(struct moor_pool *p)
         mr_http_pool_free(&p->runtime->heap, p->wiring);
 }
 
-static moor_err refuse(struct moor_runtime *r, moor_err e, const char *what, const char *url)
+moor_err mr_open_refuse(struct moor_runtime *r, moor_err e, const char *what, const char *url)
 {
     char masked[128];
     mr_log(&r->log, MOOR_LOG_ERROR, "pool.open", "cannot open a pool: %s: %s", what,
@@ -102,14 +103,13 @@ static moor_err refuse(struct moor_runtime *r, moor_err e, const char *what, con
     return e;
 }
 
-static void make_name(const struct mr_url *u, const moor_pool_options *given, char *name,
-                      size_t cap)
+void mr_open_name(const struct mr_url *u, const moor_pool_options *given, char *name, size_t cap)
 {
     if (given && given->name)
         snprintf(name, cap, "%s", given->name);
     else if (!u)
         snprintf(name, cap, "any");
-    else if (u->scheme == MR_URL_UNIX)
+    else if (u->host_kind == MR_URL_PATH)
         snprintf(name, cap, "unix:%s", (const char *)u->host.base);
     else
         snprintf(name, cap, "%s:%u", (const char *)u->host.base, u->port);
@@ -119,12 +119,15 @@ static moor_err check_url(struct moor_runtime *r, const struct mr_url *u, bool i
                           const char *text)
 {
     if (!is_http && u->scheme != MR_URL_TCP && u->scheme != MR_URL_TLS && u->scheme != MR_URL_UNIX)
-        return refuse(r, MOOR_ENOSYS, "this build does not speak the scheme", text);
+        return mr_open_refuse(
+            r, MOOR_ENOSYS,
+            "this build does not speak the scheme; if a driver does, moor_driver_use it first",
+            text);
     if (u && !mr_span_is_equal(u->target, mr_span_cstr(is_http ? "/" : "")))
-        return refuse(r, MOOR_EINVAL, "a pool's URL has no path or query: give it per request",
-                      text);
+        return mr_open_refuse(r, MOOR_EINVAL,
+                              "a pool's URL has no path or query: give it per request", text);
     if (!is_http && u->has_userinfo)
-        return refuse(r, MOOR_EINVAL, "a byte stream has no user", text);
+        return mr_open_refuse(r, MOOR_EINVAL, "a byte stream has no user", text);
     return MOOR_OK;
 }
 
@@ -176,13 +179,13 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
     const bool is_http = !u || u->scheme == MR_URL_HTTP || u->scheme == MR_URL_HTTPS;
     MR_TRY(check_url(r, u, is_http, text));
     char name[300];
-    make_name(u, given, name, sizeof name);
+    mr_open_name(u, given, name, sizeof name);
     struct mr_pool_spec spec = {
         .name = name,
         .protocol = is_http ? &mr_h1_protocol : &mr_stream_protocol,
         .unwire = unwire,
     };
-    MR_TRY(resolve_options(r, given, name, !u, &spec.options));
+    MR_TRY(mr_open_options(r, given, name, !u, &spec.options));
     moor_pool *p = NULL;
     moor_err e = wire(r, u, &spec);
     if (!e)
@@ -214,8 +217,16 @@ moor_err moor_pool_open(moor_runtime *r, const char *url, const moor_pool_option
     MR_FAIL_IF(!storage, MOOR_ENOMEM);
     struct mr_url u;
     struct mr_url_fault fault;
-    moor_err e = mr_url_parse(text, storage, &u, &fault);
-    e = e ? refuse(r, e, fault.what, url) : open_pool(r, url, &u, options, out_pool);
+    char scheme[MR_SCHEME_MAX];
+    const moor_driver *d = mr_open_find_driver(r, url, scheme);
+    moor_err e = d ? mr_url_parse_driver(text, d->port, storage, &u, &fault)
+                   : mr_url_parse(text, storage, &u, &fault);
+    if (e)
+        e = mr_open_refuse(r, e, fault.what, url);
+    else if (d)
+        e = mr_open_driver(r, d, scheme, url, &u, options, out_pool);
+    else
+        e = open_pool(r, url, &u, options, out_pool);
     explicit_bzero(storage, size); /* it may hold a password */
     mr_heap_free(&r->heap, storage, size);
     return e;

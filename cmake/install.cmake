@@ -4,8 +4,13 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/mooring)
 
+# A driver's header is installed with its driver, by cmake/driver.cmake.
+set(driver_headers "")
+foreach(name IN LISTS MOORING_DRIVERS_KNOWN)
+  list(APPEND driver_headers PATTERN "mooring/${name}.h" EXCLUDE)
+endforeach()
 install(DIRECTORY include/mooring DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
-        FILES_MATCHING PATTERN "*.h")
+        FILES_MATCHING PATTERN "*.h" ${driver_headers})
 if(EXISTS "${PROJECT_SOURCE_DIR}/include/mooring.h")
   install(FILES include/mooring.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 endif()

@@ -137,19 +137,6 @@ static void resolved(struct mr_lookup *req, moor_err err, struct mr_addrs *addrs
     dial(a, addrs);
 }
 
-/* Two-sided, so that conns made together do not expire together. */
-static int64_t draw_expiry(struct mr_berth *b)
-{
-    const moor_pool_options *o = &b->upstream->pool->options;
-    if (o->lifetime_max_ms < 0)
-        return MR_NEVER;
-    const int64_t life = o->lifetime_max_ms * MR_NS_PER_MS;
-    const int64_t spread = life / 100 * o->lifetime_jitter_percent;
-    const uint64_t random = mr_loop_random(&b->shard->mine.loop);
-    const int64_t jitter = spread ? (int64_t)(random % (uint64_t)(2 * spread + 1)) - spread : 0;
-    return mr_shard_now(b->shard) + life + jitter;
-}
-
 static void dialed(void *ctx, const struct mr_dial_result *r)
 {
     struct mr_attempt *a = ctx;
@@ -163,7 +150,8 @@ static void dialed(void *ctx, const struct mr_dial_result *r)
     a->dial = NULL;
     a->deadline.fire = fire_deadline;
     mr_loop_timer(loop_of(a), &a->deadline, a->deadline_ns);
-    c->expires_ns = draw_expiry(b);
+    c->expires_ns =
+        mr_pool_draw_expiry(b->upstream->pool, mr_shard_now(b->shard), mr_loop_random(loop_of(a)));
     mr_conn_connected(c, r->fd);
     moor_fault fault = {.err = MOOR_OK, .what = "the dial was abandoned"};
     if (a->is_abandoned) {

@@ -41,6 +41,12 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
          });
 }
 
+void mr_pool_event_lease(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
+                         const char *site, moor_ns held)
+{
+    tell(p, u, (moor_event){.type = type, .why = "", .site = site, .held = held});
+}
+
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type, const moor_tls_info *info)
 {
     tell(u->pool, u, (moor_event){.type = type, .why = "", .tls = info});

@@ -2,13 +2,21 @@
  * Flushing a pool: one number makes every conn of an older generation unfit for use.
  * Any thread; each shard then closes its own idle ones.
  */
-#include "core/pool.h"
+#include "core/keeper.h"
 
 void moor_pool_flush(moor_pool *p)
 {
     if (!p || mr_runtime_is_forked(p->runtime))
         return;
     atomic_fetch_add(&p->generation, 1);
+    mr_pool_event(p, NULL, MOOR_EVENT_POOL_FLUSHED, NULL);
+    mr_pool_kick_all(p);
+}
+
+void mr_pool_kick_all(struct moor_pool *p)
+{
+    if (p->rack)
+        mr_keeper_kick(p->rack);
     for (size_t i = 0; i < MR_ORIGIN_BUCKETS; i++) {
         struct mr_upstream *u = atomic_load_explicit(&p->upstreams[i], memory_order_acquire);
         for (; u; u = u->next)
@@ -18,4 +26,11 @@ void moor_pool_flush(moor_pool *p)
                     mr_berth_kick(b);
             }
     }
+}
+
+void mr_pool_flush_because(struct moor_pool *p, const char *why)
+{
+    mr_log(&p->runtime->log, MOOR_LOG_WARN, "pool.flushed",
+           "pool %s: every connection is replaced: %s", p->name, why);
+    moor_pool_flush(p);
 }

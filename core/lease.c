@@ -5,6 +5,8 @@
  */
 #include "core/lease.h"
 
+#include "core/driver_stream.h"
+#include "core/handle.h"
 #include "core/stream.h"
 
 #include <string.h>
@@ -37,13 +39,20 @@ void moor_acquire_options_init_sized(moor_acquire_options *o, size_t size)
     memcpy(o, &defaults, size < sizeof defaults ? size : sizeof defaults);
 }
 
+void mr_lease_options(const moor_acquire_options *given, moor_acquire_options *out)
+{
+    moor_acquire_options_init(out);
+    if (given)
+        memcpy(out, given, given->size < sizeof *out ? given->size : sizeof *out);
+    if (out->priority >= MOOR_PRIORITIES)
+        out->priority = MOOR_PRIORITIES - 1;
+}
+
 moor_err mr_lease_deadline(const struct moor_pool *p, const moor_acquire_options *given,
                            int64_t now_ns, int64_t *out_deadline_ns)
 {
     moor_acquire_options o;
-    moor_acquire_options_init(&o);
-    if (given)
-        memcpy(&o, given, given->size < sizeof o ? given->size : sizeof o);
+    mr_lease_options(given, &o);
     MR_FAIL_IF(o.timeout_ms < MOOR_TIMEOUT_OF_POOL, MOOR_EINVAL);
     *out_deadline_ns =
         mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL ? p->options.acquire_timeout_ms
@@ -58,9 +67,13 @@ moor_err moor_acquire_at(moor_pool *p, const moor_acquire_options *options, moor
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
     struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(!s || s->runtime != p->runtime, MOOR_EWRONGTHREAD);
-    MR_FAIL_IF(p->protocol != &mr_stream_protocol, MOOR_EINVAL);
+    MR_FAIL_IF(!p->rack && !p->protocol->is_stream, MOOR_EINVAL);
+    moor_acquire_options o;
+    mr_lease_options(options, &o);
     int64_t deadline;
     MR_TRY(mr_lease_deadline(p, options, mr_shard_refresh(s), &deadline));
+    if (p->rack)
+        return mr_handle_ask(p->rack, &o, deadline, site, cb, user, out_op);
     return mr_lease_acquire(p, deadline, site, cb, user, out_op);
 }
 
@@ -221,8 +234,16 @@ static void run_tell(struct mr_deferred *d)
 
 static void give_back(struct mr_lease *l)
 {
+    struct mr_conn *c = l->conn;
     l->state = MR_LEASE_OVER;
-    let_go_of_conn(l, l->how == MOOR_REUSE);
+    if (c && c->protocol == &mr_driver_stream_protocol) {
+        l->conn = NULL;
+        c->claim = NULL;
+        if (mr_driver_stream_returns(c, l->how))
+            mr_berth_release(c, l->how != MOOR_DISCARD && !mr_driver_stream_is_worn(c));
+    } else {
+        let_go_of_conn(l, l->how == MOOR_REUSE);
+    }
     free_if_over(l);
 }
 
@@ -262,7 +283,13 @@ static bool claim_end(struct moor_slot_ *slot, uint64_t generation)
 void moor_release(moor_lease lease, moor_release_how how)
 {
     struct moor_slot_ *slot = lease.slot_;
-    if (!slot || mr_runtime_is_forked(slot->shard->runtime) || !claim_end(slot, lease.generation_))
+    if (!slot)
+        return;
+    if (!slot->shard) {
+        mr_handle_release(lease, how);
+        return;
+    }
+    if (mr_runtime_is_forked(slot->shard->runtime) || !claim_end(slot, lease.generation_))
         return;
     struct mr_lease *l = (struct mr_lease *)(void *)slot;
     l->how = how;
@@ -308,7 +335,7 @@ static void aborted(struct mr_pool_op *op)
 moor_err mr_lease_find(moor_lease handle, struct mr_lease **out_lease)
 {
     struct moor_slot_ *slot = handle.slot_;
-    MR_FAIL_IF(!slot, MOOR_ESTALE);
+    MR_FAIL_IF(!slot || !slot->shard, slot ? MOOR_EINVAL : MOOR_ESTALE);
     MR_FAIL_IF(mr_runtime_is_forked(slot->shard->runtime), MOOR_EFORKED);
     MR_FAIL_IF(!mr_op_is_current(slot, handle.generation_), MOOR_ESTALE);
     MR_FAIL_IF(moor_shard_self() != slot->shard, MOOR_EWRONGTHREAD);

@@ -33,7 +33,7 @@ struct mr_lease {
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
-    const char *site; /* where it was acquired; static text or NULL */
+    const char *site;             /* where it was acquired; static text or NULL */
     struct mr_deferred tell;      /* cb, which may not run inside the grant */
     struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */
     struct mr_message released;   /* moor_release of another thread */
@@ -61,6 +61,8 @@ struct mr_lease {
 /* On the shard; deadline_ns is absolute. As moor_acquire, whose arguments were checked. */
 MOOR_NODISCARD moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, const char *site,
                                          moor_acquired_cb cb, void *user, moor_op *out_op);
+/* What the caller gave, or the defaults. */
+void mr_lease_options(const moor_acquire_options *given, moor_acquire_options *out);
 /* The deadline these options mean. EINVAL: out of range. */
 MOOR_NODISCARD moor_err mr_lease_deadline(const struct moor_pool *p,
                                           const moor_acquire_options *given, int64_t now_ns,

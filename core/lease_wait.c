@@ -3,6 +3,7 @@
  * adopted a shard drives it meanwhile. What waits lies on the caller's stack, so the caller stays until the
  * shard has let go of it.
  */
+#include "core/handle.h"
 #include "core/lease.h"
 
 #include "base/futex.h"
@@ -19,7 +20,7 @@ struct wait {
 
 /* ---- waiting ---- */
 
-static moor_err check_thread(const struct moor_runtime *r)
+moor_err mr_check_blocking(const struct moor_runtime *r)
 {
     MR_FAIL_IF(mr_runtime_is_forked(r), MOOR_EFORKED);
     const struct moor_shard *s = moor_shard_self();
@@ -93,11 +94,14 @@ struct acquire_wait {
     int64_t deadline_ns;
     const char *site;
     moor_acquired *out;
+    moor_why *why; /* the caller's, or NULL */
 };
 
 static void acquire_done(void *user, const moor_acquired *a)
 {
     struct acquire_wait *q = user;
+    if (a->why && q->why)
+        *q->why = *a->why;
     *q->out = *a;
     q->out->why = NULL;
     finish(&q->w, a->fault.err);
@@ -115,9 +119,15 @@ moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options,
                               const char *site)
 {
     MR_FAIL_IF(!p || !out, MOOR_EINVAL);
-    MR_TRY(check_thread(p->runtime));
-    MR_FAIL_IF(p->protocol != &mr_stream_protocol, MOOR_EINVAL);
+    if (p->rack) {
+        MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+        return mr_handle_wait(p->rack, options, out, site);
+    }
+    MR_TRY(mr_check_blocking(p->runtime));
+    MR_FAIL_IF(!p->protocol->is_stream, MOOR_EINVAL);
     struct acquire_wait q = {.w.run = acquire_run, .pool = p, .site = site, .out = out};
+    if (options && options->size >= offsetof(moor_acquire_options, why) + sizeof options->why)
+        q.why = options->why;
     MR_TRY(mr_lease_deadline(p, options, mr_clock_now(p->runtime->clock), &q.deadline_ns));
     *out = (moor_acquired){.size = sizeof *out};
     bool has_begun = false;
@@ -141,7 +151,8 @@ static moor_err find_shard(moor_lease lease, moor_ms timeout_ms, struct moor_sha
 {
     MR_FAIL_IF(!lease.slot_, MOOR_ESTALE);
     struct moor_shard *s = lease.slot_->shard;
-    MR_TRY(check_thread(s->runtime));
+    MR_FAIL_IF(!s, MOOR_EINVAL);
+    MR_TRY(mr_check_blocking(s->runtime));
     MR_FAIL_IF(timeout_ms < MOOR_FOREVER, MOOR_EINVAL);
     MR_FAIL_IF(!mr_op_is_current(lease.slot_, lease.generation_), MOOR_ESTALE);
     *out_shard = s;

@@ -14,6 +14,12 @@ static struct mr_heap *heap_of(struct moor_pool *p)
     return &p->runtime->heap;
 }
 
+/* Texts of options are borrowed: this one is kept as one of ours. */
+const char *mr_eviction_text(const char *given)
+{
+    return !strcmp(given, "fifo") ? "fifo" : !strcmp(given, "lru") ? "lru" : "lifo";
+}
+
 moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
                         struct moor_pool **out_pool)
 {
@@ -28,6 +34,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
         return MOOR_ENOMEM;
     }
     p->options.name = p->name;
+    p->options.eviction = mr_eviction_text(spec->options.eviction);
     p->protocol = spec->protocol;
     p->secure = spec->secure;
     p->security = spec->security;

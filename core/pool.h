@@ -19,6 +19,8 @@
 
 #define MR_ORIGIN_BUCKETS 64
 
+struct mr_rack;
+
 enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
 
 /* What tells one upstream from another. Borrowed. */
@@ -38,6 +40,7 @@ struct mr_upstream {
     uint16_t port;
     bool is_secure;
     struct mr_gate gate;            /* under the pool's lock */
+    char connect_text[160];         /* what a driver said of the last failed dial; under it too */
     _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
     _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
     _Atomic(uint32_t) idle_total;   /* over all shards */
@@ -92,7 +95,8 @@ struct moor_pool {
     void *wiring;   /* the floor above's; freed by unwire */
     void (*unwire)(struct moor_pool *p);
     struct mr_sock_options sock_options;
-    struct mr_lock lock; /* gates, list of upstreams, locals being made, state */
+    struct mr_rack *rack; /* of a driver that hands out its library's handles; else NULL */
+    struct mr_lock lock;  /* gates, list of upstreams, locals being made, state */
     _Atomic(struct mr_upstream *) upstreams[MR_ORIGIN_BUCKETS]; /* by hash; lists only ever grow */
     struct mr_upstream *upstream; /* the one it was opened for; NULL = any */
     uint32_t upstream_count;
@@ -163,6 +167,16 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
 /* TLS_READY and CERT_EXPIRING. */
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
+void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
+/* LEASE_HELD and LEASE_RETURNED. */
+void mr_pool_event_lease(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
+                         const char *site, moor_ns held);
+/* Every shard that used the pool looks anew at what is idle and who waits, later. Any thread. */
+void mr_pool_kick_all(struct moor_pool *p);
+/* moor_pool_flush, and says why. */
+void mr_pool_flush_because(struct moor_pool *p, const char *why);
+/* When a conn made now reaches its maximum lifetime, jitter included; MR_NEVER. random: any 64 bits. */
+int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random);
 /* Fills counts and the last connect error. */
 void mr_pool_why(struct mr_upstream *u, moor_why *out);
 

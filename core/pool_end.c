@@ -2,6 +2,7 @@
  * How a pool ends: what is live on each shard, drain, the report of the last one, and freeing.
  * Each shard for its own part, any thread for the whole. Frees nothing before the last report.
  */
+#include "core/keeper.h"
 #include "core/pool_internal.h"
 
 #include "base/futex.h"
@@ -178,6 +179,8 @@ void mr_pool_fire_deadline(struct mr_timer *t, int64_t now_ns)
 void mr_pool_leave(struct mr_pool_shard *local)
 {
     local->is_leaving = true;
+    if (local->pool->rack)
+        mr_keeper_leave(local->pool->rack);
     for (struct mr_list *l = local->berths.next; l != &local->berths; l = l->next) {
         struct mr_berth *b = MR_CONTAINER_OF(l, struct mr_berth, link);
         uint32_t home = local->shard->index + 1; /* another shard may keep min idle from now on */
@@ -217,6 +220,8 @@ void moor_pool_drain(moor_pool *p, moor_ms timeout_ms, void (*on_drained)(void *
         if (local)
             post_drain(local);
     }
+    if (p->rack)
+        mr_keeper_drain(p->rack);
     if (is_first)
         report(p);
 }
@@ -258,6 +263,8 @@ void mr_pool_free(struct moor_pool *p)
         if (local)
             mr_heap_free(&r->heap, local, sizeof *local);
     }
+    if (p->rack)
+        mr_rack_destroy(p->rack);
     if (p->unwire)
         p->unwire(p);
     mr_heap_free_text(&r->heap, p->name);

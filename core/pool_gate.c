@@ -134,12 +134,33 @@ void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault)
            fault->os_errno ? strerrordesc_np(fault->os_errno) : "");
 }
 
+void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
+{
+    mr_lock_lock(&u->pool->lock);
+    strncpy(u->connect_text, text, sizeof u->connect_text - 1);
+    mr_lock_unlock(&u->pool->lock);
+}
+
+/* Two-sided, so that conns made together do not expire together. */
+int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random)
+{
+    const moor_pool_options *o = &p->options;
+    if (o->lifetime_max_ms < 0)
+        return MR_NEVER;
+    const int64_t life = o->lifetime_max_ms * MR_NS_PER_MS;
+    const int64_t spread = life / 100 * o->lifetime_jitter_percent;
+    const int64_t jitter = spread ? (int64_t)(random % (uint64_t)(2 * spread + 1)) - spread : 0;
+    return now_ns + life + jitter;
+}
+
 void mr_pool_why(struct mr_upstream *u, moor_why *out)
 {
     struct moor_pool *p = u->pool;
     mr_lock_lock(&p->lock);
     const struct mr_gate g = u->gate;
+    memcpy(out->connect_text, u->connect_text, sizeof out->connect_text);
     mr_lock_unlock(&p->lock);
+    out->held_site = "";
     out->conns_open = g.conns - g.dials;
     out->dials = g.dials;
     out->conns_idle = atomic_load_explicit(&u->idle_total, memory_order_relaxed);

@@ -6,6 +6,8 @@
 
 #include "core/pool.h"
 
+/* "lifo", "fifo" or "lru", static. */
+const char *mr_eviction_text(const char *given);
 /* Its berths are gone, or there never were any. */
 void mr_upstream_free(struct moor_pool *p, struct mr_upstream *u);
 /* local->drain, local->report and local->deadline. Owner thread: the shard. */

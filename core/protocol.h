@@ -14,6 +14,7 @@ struct mr_claim;
 
 struct mr_protocol {
     const char *name;           /* "h1", "stream": in logs and stats */
+    bool is_stream;             /* leases of its conns are byte streams */
     uint32_t capacity_expected; /* claims a conn being dialled will carry: bounds useless dials */
     bool is_multiplexed;        /* input() also gets the bytes that come between claims, and the
                                     conn stays on its shard                                       */

@@ -5,7 +5,9 @@
 #include "core/runtime.h"
 
 #include "base/futex.h"
+#include "core/helpers.h"
 #include "core/keep.h"
+#include "core/link.h"
 #include "core/pool.h"
 #include "core/resolver.h"
 #include "core/shard.h"
@@ -294,6 +296,7 @@ static void free_runtime(struct moor_runtime *r)
     }
     if (r->tls_end)
         r->tls_end(r);
+    mr_links_free(r);
     mr_resolver_destroy(r->resolver);
     if (r->fork_page)
         munmap((void *)(uintptr_t)r->fork_page, (size_t)sysconf(_SC_PAGESIZE));
@@ -349,6 +352,7 @@ moor_err moor_runtime_destroy(moor_runtime *r, moor_ms timeout_ms)
         MR_TRY(mr_pool_wait_drained(p, grace(deadline)));
         mr_pool_free(p);
     }
+    mr_helpers_end(r);
     stop_threads(r);
     free_runtime(r);
     return MOOR_OK;

@@ -14,7 +14,12 @@
 
 #include <pthread.h>
 
-#define MR_SHARDS_MAX 64
+#define MR_SHARDS_MAX  64
+#define MR_DRIVERS_MAX 32
+
+struct moor_driver;
+struct moor_link;
+struct mr_helpers;
 
 struct mr_io;
 struct mr_io_config;
@@ -51,8 +56,11 @@ struct moor_runtime {
     _Atomic(uint32_t) next_shard;            /* where the next blocking call goes */
     _Atomic(void *) tls;                     /* the TLS floor's, once made under `lock` */
     void (*tls_end)(struct moor_runtime *r); /* frees it, after every pool */
-    const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
-    _Atomic(bool) has_backend;               /* both texts are set, for good */
+    _Atomic(struct mr_helpers *) helpers;    /* made when first needed */
+    _Atomic(const struct moor_driver *) drivers[MR_DRIVERS_MAX]; /* set once, under `lock` */
+    struct moor_link *links_made, *links_free;                   /* under `lock` */
+    const volatile unsigned char *fork_page;                     /* 1 here, 0 in a forked child */
+    _Atomic(bool) has_backend;                                   /* both texts are set, for good */
     char backend[16];
     char backend_reason[160];
 };
@@ -62,6 +70,8 @@ static inline bool mr_runtime_is_forked(const struct moor_runtime *r)
     return MR_UNLIKELY(*r->fork_page == 0);
 }
 
+/* May this thread sleep? EFORKED; EWRONGTHREAD: in a callback, or on a shard of another runtime. */
+MOOR_NODISCARD moor_err mr_check_blocking(const struct moor_runtime *r);
 /* A running shard to give work to from outside, round robin; an adopted one only if there is no other.
  * NULL: none. */
 struct moor_shard *mr_runtime_pick(struct moor_runtime *r);

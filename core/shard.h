@@ -22,6 +22,7 @@ enum mr_slab_id {
     MR_SLAB_REST,
     MR_SLAB_LOAN,
     MR_SLAB_LEASE,
+    MR_SLAB_ASK,
     MR_SLAB_PIECE,
     MR_SLAB_EXCHANGE,
     MR_SLABS

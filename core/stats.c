@@ -2,7 +2,7 @@
  * Reading what pools and runtimes count: sums over shards, without stopping any.
  * Any thread.
  */
-#include "core/pool.h"
+#include "core/rack.h"
 
 #include <mooring/stats.h>
 
@@ -30,6 +30,8 @@ void moor_stats_read_sized(const moor_pool *p, moor_stats *out, size_t size)
         MOOR_STATS(X)
 #undef X
     }
+    if (p->rack)
+        mr_rack_stats(p->rack, &sum);
     memset(out, 0, size);
     memcpy(out, &sum, size < sizeof sum ? size : sizeof sum);
 }
@@ -85,6 +87,8 @@ moor_err moor_histogram_read(const moor_pool *p, moor_histogram_id id, moor_hist
         if (local)
             mr_histogram_read(&local->histograms[id], &h->snapshot);
     }
+    if (p->rack && id == MOOR_HISTOGRAM_ACQUIRE)
+        mr_rack_waits(p->rack, &h->snapshot);
     *out = h;
     return MOOR_OK;
 }
@@ -125,6 +129,10 @@ const char *moor_wait_reason_text(moor_wait_reason w)
         return "connects fail and the next try is later";
     case MOOR_WAIT_FILES:
         return "out of file descriptors";
+    case MOOR_WAIT_PAUSED:
+        return "the pool is paused";
+    case MOOR_WAIT_TURN:
+        return "others waited before it";
     default:
         return "unknown";
     }

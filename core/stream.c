@@ -133,6 +133,7 @@ static void stream_ended(struct mr_conn *c, const moor_fault *fault)
 
 const struct mr_protocol mr_stream_protocol = {
     .name = "stream",
+    .is_stream = true,
     .capacity_expected = 1,
     .input = stream_input,
     .ended = stream_ended,

@@ -152,6 +152,7 @@ MOOR_API bool moor_driver_query(const char *query, const char *key, char *buf,
 
 /* ---- what hooks do with a link ---- */
 
+MOOR_API const moor_driver *moor_link_driver(const moor_link *l) MOOR_ANY_THREAD;
 /* What open made. */
 MOOR_API void *moor_link_config(const moor_link *l) MOOR_ANY_THREAD;
 /* The driver's own for this link; NULL until set. */

@@ -20,6 +20,12 @@ extern "C" {
     X(UPSTREAM_UP, "a connect succeeded after failures")                                           \
     X(TLS_READY, "a TLS handshake is complete: `tls` tells what came of it")                       \
     X(CERT_EXPIRING, "the server's certificate ends within tls_expiry_warn_days: see `tls`")       \
+    X(LEASE_HELD, "a lease is held for longer than leak_after_ms: see `site`")                     \
+    X(LEASE_RETURNED, "a lease that was reported as held has come back")                           \
+    X(CLOCK_LEAP, "time passed unseen, as if the machine had slept; idle connections are checked") \
+    X(POOL_FLUSHED, "every connection there was is used no more")                                  \
+    X(POOL_PAUSED, "nothing is handed out until it is resumed")                                    \
+    X(POOL_RESUMED, "a paused pool goes on")                                                       \
     X(POOL_DRAINING, "the pool takes no new work")                                                 \
     X(POOL_DRAINED, "nothing of the pool is left")
 
@@ -32,8 +38,8 @@ typedef enum moor_event_type {
 /* "CONN_OPENED"; static text. */
 MOOR_API const char *moor_event_name(moor_event_type t) MOOR_ANY_THREAD;
 
-/* Borrowed: valid inside the callback, which runs on the shard it happened on; POOL_DRAINING: on the
- * thread that drains, inside moor_pool_drain. */
+/* Borrowed: valid inside the callback, which runs on the shard it happened on; POOL_DRAINING,
+ * POOL_FLUSHED, POOL_PAUSED and POOL_RESUMED: on the thread that asked for it, inside that call. */
 typedef struct moor_event {
     size_t size;
     moor_event_type type;
@@ -44,6 +50,8 @@ typedef struct moor_event {
     int os_errno;
     const char *why;      /* static text: the step that failed, the reason of a close */
     const moor_tls_info *tls; /* of TLS_READY and CERT_EXPIRING, else NULL            */
+    const char *site;     /* LEASE_*: where it was acquired; else NULL                */
+    moor_ns held;         /* LEASE_*: for how long, as far as the pool has noticed    */
 } moor_event;
 
 #ifdef __cplusplus

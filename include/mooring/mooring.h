@@ -7,6 +7,7 @@
 #include <mooring/error.h>
 #include <mooring/event.h>
 #include <mooring/handle.h>
+#include <mooring/hooks.h>
 #include <mooring/http.h>
 #include <mooring/options.h>
 #include <mooring/pool.h>

@@ -18,6 +18,7 @@
 #define MOORING_OPTIONS_H
 
 #include <mooring/error.h>
+#include <mooring/hooks.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -66,26 +67,6 @@ typedef struct moor_runtime_options {
 } moor_runtime_options;
 
 struct moor_event;
-
-/* User and secret for one connect. The library wipes it after use, and never logs it. */
-typedef struct moor_credentials {
-    size_t size;
-    char user[256];               /* "" = the URL's                                           */
-    char password[4096];
-    moor_ms lifetime_ms;          /* from now: a connection made with it ends by then; MOOR_FOREVER */
-} moor_credentials;
-/* Fills *out, which is zeroed but for size and lifetime_ms (forever). Runs on a helper thread, may block (bound
- * it by connect_timeout_ms) and may run for several connects at once. Not OK: the connect fails with it. */
-typedef moor_err (*moor_credentials_fn)(void *user, moor_credentials *out);
-
-/* An idle connection, for moor_evict_fn. */
-typedef struct moor_idle_conn {
-    moor_ns age, idle;
-    uint64_t uses;
-} moor_idle_conn;
-/* One of count > 0 is to close: returns its index. On the pool's keeper; no call of the library's. */
-typedef size_t (*moor_evict_fn)(void *user, const moor_idle_conn *idle, size_t count);
-
 /* Texts are borrowed until moor_pool_open has returned. MOOR_FOREVER where it says "or forever". */
 typedef struct moor_pool_options {
     size_t size;                  /* set by moor_pool_options_init                            */
@@ -145,12 +126,8 @@ typedef struct moor_pool_options {
     /* PEM in memory instead of the files above; len 0 = none. Not kept after moor_pool_open and
      * moor_pool_tls_reload. Of the key nothing is kept but what signs.                        */
     moor_span tls_ca_pem, tls_cert_pem, tls_key_pem;
-    /* Driver pools. driver_config: the driver's own options, borrowed until moor_pool_open has returned. */
-    const void *driver_config;
-    moor_credentials_fn credentials;    /* asked before each connect; NULL = the URL's            */
-    void *credentials_user;
-    moor_evict_fn evict;          /* instead of `eviction`, which closes first; NULL          */
-    void *evict_user;
+    const void *driver_config;    /* the driver's own options, borrowed as the texts are; NULL */
+    moor_pool_hooks hooks;        /* what the program decides itself: mooring/hooks.h         */
 } moor_pool_options;
 
 /* Fills in defaults, never reads the environment. */

@@ -24,6 +24,7 @@ extern "C" {
     X(acquires, "connections handed out")                                                          \
     X(acquires_reused, "of those, idle connections")                                               \
     X(acquires_failed, "acquires that failed or timed out")                                        \
+    X(leases_held_long, "leases that were reported as held for longer than leak_after_ms")         \
     X(waiters, "acquires waiting now")                                                             \
     X(requests, "requests completed")                                                              \
     X(requests_failed, "of those, with an error")                                                  \

@@ -55,6 +55,7 @@ class Floors(Checks):
     def test_programs(self):
         self.includes("tools/mooring/a.c", '"base/list.h"', "public headers only")
         self.includes("examples/a.c", '"core/io.h"', "public headers only")
+        self.includes("drivers/redis/a.c", '"core/io.h"', "public headers only")
         self.includes("tools/origin/a.c", "<mooring/types.h>", "no part of the library")
         self.includes("tools/origin/a.c", '"base/list.h"', "no part of the library")
 
@@ -69,7 +70,7 @@ class Floors(Checks):
             "h1/a.c": '#include "h1/b.h"\n#include "base/c.h"\n#include <mooring/types.h>\n',
             "tools/mooring/a.c": '#include "tools/mooring/b.h"\n#include <mooring/pool.h>\n',
             "tests/a.c": '#include "core/a.h"\n',
-            "drivers/redis/a.c": '#include "drivers/redis/b.h"\n#include "core/io.h"\n',
+            "drivers/redis/a.c": '#include "drivers/redis/b.h"\n#include <mooring/driver.h>\n',
         })
 
 
@@ -102,6 +103,7 @@ class Tidy(Checks):
         self.body("core/a.c", "t = time(NULL);", "time()")
         self.body("base/b.c", "clock_gettime(c, &t);", "clock_gettime()")
         self.body("core/a.c", "pthread_mutex_lock(&m);", "pthread_mutex_lock()")
+        self.body("drivers/ssh/a.c", "pthread_mutex_lock(&m);", "pthread_mutex_lock()")
 
     def test_sizes(self):
         self.refused("check-tidy", "core/a.c", HEAD + "int x;\n" * 1200, "1201 lines, at most 1200")
@@ -124,6 +126,7 @@ class Tidy(Checks):
         self.accepted("check-tidy", {
             "alloc/a.c": HEAD + "void f(void)\n{\n    free(malloc(1));\n}\n",
             "tests/a.c": HEAD + "void f(void)\n{\n    free(malloc(time(NULL)));\n}\n",
+            "drivers/redis/a.c": HEAD + "void f(void)\n{\n    free(malloc(time(NULL)));\n}\n",
             "base/clock.c": HEAD + "void f(void)\n{\n    clock_gettime(c, &t);\n}\n",
             "core/a.c": HEAD + 'void f(void)\n{\n    h->free(p); mr_free(p); puts("free()");\n}\n'
                                "/* free() is explained here. TODO(#12): so is this. */\n",

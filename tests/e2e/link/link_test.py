@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILD = Path(os.environ["MOORING_BUILD"])
 CC = os.environ.get("CC", "cc")
+DRIVERS = os.environ.get("MOORING_DRIVERS_BUILT", "").split()
 SKIPPED = 77
 
 
@@ -37,6 +38,10 @@ def symbols(*arguments):
 
 def foreign(names, prefix):
     return sorted(name for name in names if not re.match(prefix, name))
+
+
+def needed(library):
+    return set(re.findall(r"\(NEEDED\).*\[(.*)\]", output("readelf", "-d", library)))
 
 
 class WithDirectory(unittest.TestCase):
@@ -122,12 +127,14 @@ class StaticConsumer(WithDirectory):
         output(program, "libc.so")
 
 
-class Installed(WithDirectory):
-    def pkg_config(self, *arguments):
+class WithInstalled(WithDirectory):
+    def pkg_config(self, *arguments, package="mooring"):
         paths = ":".join(str(p.parent) for p in self.prefix.rglob("mooring.pc"))
         environment = {**os.environ, "PKG_CONFIG_PATH": paths}
-        return output("pkg-config", *arguments, "mooring", env=environment).split()
+        return output("pkg-config", *arguments, package, env=environment).split()
 
+
+class Installed(WithInstalled):
     def test_pkg_config(self):
         self.prefix = self.install()
         library = next(self.prefix.rglob("libmooring.so")).parent
@@ -159,6 +166,98 @@ class Installed(WithDirectory):
         headers = {str(p.relative_to(prefix / "include")) for p in prefix.rglob("*.h")}
         self.assertIn("mooring/error.h", headers)
         self.assertEqual(foreign(headers, r"mooring(/|\.h$)"), [])
+        # A driver's header without its driver could only mislead.
+        absent = set(os.environ["MOORING_DRIVERS_KNOWN"].split()) - set(DRIVERS)
+        self.assertEqual(headers & {f"mooring/{name}.h" for name in absent}, set())
+
+
+class Drivers(WithInstalled):
+    """Each is a library of its own, and the library proper knows nothing of what they need."""
+
+    def setUp(self):
+        super().setUp()
+        if not DRIVERS:
+            print("skipped: this tree builds no driver")
+            sys.exit(SKIPPED)
+
+    def exported(self, name):
+        return symbols("-D", "--defined-only", BUILD / f"libmooring-{name}.so")
+
+    def write_program(self, name):
+        """Takes the address of all that the driver exports: so the header must declare it."""
+        uses = "\n".join(f"    use((const void *)&{symbol});" for symbol in self.exported(name))
+        source = self.directory / f"{name}.c"
+        source.write_text(f"""#include <mooring/{name}.h>
+#include <mooring/mooring.h>
+static int count;
+static void use(const void *address) {{ count += address != 0; }}
+int main(void)
+{{
+{uses}
+    return count == {len(self.exported(name))} && moor_version_number() ? 0 : 1;
+}}
+""")
+        return source
+
+    def test_they_export_only_the_api(self):
+        for name in DRIVERS:
+            with self.subTest(name):
+                self.assertNotEqual(self.exported(name), set())
+                self.assertEqual(foreign(self.exported(name), f"moor_{name}_"), [])
+                archive = symbols("-g", "--defined-only", BUILD / f"libmooring-{name}.a")
+                self.assertEqual(archive, self.exported(name))
+
+    def test_they_use_only_the_api(self):
+        for name in DRIVERS:
+            with self.subTest(name):
+                undefined = symbols("-u", BUILD / f"libmooring-{name}.a")
+                self.assertTrue(any(symbol.startswith("moor_") for symbol in undefined))
+                self.assertEqual([s for s in sorted(undefined) if re.match("mr_|mrj_", s)], [])
+
+    def test_the_library_needs_none_of_what_they_need(self):
+        ours = needed(BUILD / "libmooring.so")
+        self.assertIn("libc.so.6", ours)
+        for name in DRIVERS:
+            with self.subTest(name):
+                theirs = needed(BUILD / f"libmooring-{name}.so")
+                self.assertTrue(any(re.match(r"libmooring\.so\.\d+$", lib) for lib in theirs))
+                common = ours & theirs
+                self.assertEqual(foreign(common, "libc\\.so|ld-linux|libgcc_s|libm\\.so"), [])
+        everything = output("ldd", BUILD / "libmooring.so")
+        self.assertNotRegex(everything, r"libpq|libmariadb|libhiredis|libssh")
+
+    def test_pkg_config(self):
+        self.prefix = self.install()
+        library = next(self.prefix.rglob("libmooring.so")).parent
+        for name in DRIVERS:
+            with self.subTest(name):
+                flags = self.pkg_config("--cflags", "--libs", package=f"mooring-{name}")
+                program = self.directory / name
+                output(CC, "-std=gnu17", "-Wall", "-Wextra", "-Werror", self.write_program(name),
+                       *flags, f"-Wl,-rpath,{library}", "-o", program)
+                output(program)
+
+    def test_find_package(self):
+        self.prefix = self.install()
+        for name in DRIVERS:
+            with self.subTest(name):
+                self.write_program(name)
+                build = self.directory / f"build-{name}"
+                output("cmake", "-S", HERE / "driver_package", "-B", build, f"-DDRIVER={name}",
+                       f"-DSOURCE={self.directory / name}.c", f"-DCMAKE_C_COMPILER={CC}",
+                       f"-DCMAKE_PREFIX_PATH={self.prefix}")
+                output("cmake", "--build", build)
+                output(build / "with_shared")
+                output(build / "with_static")
+                self.assertIn("libmooring-", output("readelf", "-d", build / "with_shared"))
+                self.assertNotIn("libmooring", output("readelf", "-d", build / "with_static"))
+
+    def test_a_component_that_is_not_there_is_named(self):
+        self.prefix = self.install()
+        with self.assertRaisesRegex(AssertionError, "Driver\\s+tape: this\\s+mooring\\s+was\\s+built"):
+            output("cmake", "-S", HERE / "driver_package", "-B", self.directory / "build",
+                   "-DDRIVER=tape", "-DSOURCE=none.c", f"-DCMAKE_C_COMPILER={CC}",
+                   f"-DCMAKE_PREFIX_PATH={self.prefix}")
 
 
 class BesideJemalloc(WithDirectory):
@@ -237,4 +336,5 @@ def include():
                 "include")
 
 
-unittest.main()
+if __name__ == "__main__":
+    unittest.main()

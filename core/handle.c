@@ -1,0 +1,359 @@
+/*
+ * Handle leases on any thread: take one, wait for one or several, report, release. The fast path makes one
+ * call, reads no clock and writes nothing that two threads share but the link's own word.
+ * Must never run a hook that may do I/O.
+ */
+#include "core/handle.h"
+
+#include "base/futex.h"
+#include "core/driver_stream.h"
+#include "core/keeper.h"
+#include "core/lease.h"
+
+#include <string.h>
+
+static bool is_handle(moor_lease lease)
+{
+    return lease.slot_ && !lease.slot_->shard;
+}
+
+/* The link of a current handle lease, else NULL. */
+static struct moor_link *find(moor_lease lease)
+{
+    struct moor_link *l = (struct moor_link *)(void *)lease.slot_;
+    if (!is_handle(lease) || mr_link_word(l) != lease.generation_ ||
+        mr_link_state_of(lease.generation_) != MR_LINK_LEASED)
+        return NULL;
+    return mr_runtime_is_forked(l->rack->pool->runtime) ? NULL : l;
+}
+
+/* ---- taking ---- */
+
+static inline bool is_open(struct mr_rack *k)
+{
+    return atomic_load_explicit(&k->gate, memory_order_acquire) == 0;
+}
+
+static moor_err fill_fault(struct mr_rack *k, const struct mr_waiter *w, moor_err e,
+                           const moor_acquire_options *o, moor_acquired *out)
+{
+    out->fault =
+        w->fault.err
+            ? w->fault
+            : (moor_fault){.err = e, .safe_to_retry = true, .what = "wait for a connection"};
+    out->waited = mr_clock_now(k->pool->runtime->clock) - w->asked_ns;
+    atomic_fetch_add_explicit(&k->failed, 1, memory_order_relaxed);
+    if (o->why)
+        mr_rack_why(k, w->reason, w->asked_ns, o->why);
+    return out->fault.err;
+}
+
+static void take_granted(struct mr_waiter *w, moor_acquired *out, const char *site, moor_ns waited)
+{
+    for (struct moor_link *l = w->links, *next; l; l = next, out++) {
+        next = l->chain;
+        mr_handle_fill(out, l, site);
+        out->waited = waited;
+    }
+}
+
+/* ---- waiting on any thread ---- */
+
+enum { SPINNING, SLEEPING, OVER };
+
+struct sleeper {
+    struct mr_waiter w;
+    _Atomic(uint32_t) word;    /* futex: SPINNING, SLEEPING, OVER */
+    struct moor_shard *driven; /* the shard this thread drives meanwhile, or NULL */
+    struct mr_message wake;
+};
+
+static void run_wake(struct mr_message *m)
+{
+    struct sleeper *s = MR_CONTAINER_OF(m, struct sleeper, wake);
+    atomic_store_explicit(&s->word, OVER, memory_order_release);
+}
+
+/* Late: only who sleeps is woken. After the exchange s may be gone; its address alone is used. */
+static void wake(struct mr_waiter *w)
+{
+    struct sleeper *s = MR_CONTAINER_OF(w, struct sleeper, w);
+    if (s->driven && s->driven != moor_shard_self()) {
+        const bool is_there = mr_shard_post(s->driven, &s->wake);
+        MR_ASSERT(is_there && "a shard does not leave while its thread waits here");
+        return;
+    }
+    _Atomic(uint32_t) *word = &s->word;
+    if (atomic_exchange_explicit(word, OVER, memory_order_acq_rel) == SLEEPING)
+        mr_futex_wake(word, 1);
+}
+
+static bool is_over(struct sleeper *s)
+{
+    return atomic_load_explicit(&s->word, memory_order_acquire) == OVER;
+}
+
+/* True: granted or failed. */
+static bool sleep_until_over(struct sleeper *s, const struct mr_clock *clock)
+{
+    while (!is_over(s)) {
+        const int64_t now = mr_clock_now(clock);
+        if (now >= s->w.deadline_ns) {
+            if (mr_rack_unwait(&s->w))
+                return false;
+            s->w.deadline_ns = MR_NEVER; /* it is about to be told */
+            continue;
+        }
+        if (s->driven) {
+            const int64_t left = s->w.deadline_ns == MR_NEVER ? MR_NEVER : s->w.deadline_ns - now;
+            const moor_ms ms = left == MR_NEVER ? MOOR_FOREVER : left / MR_NS_PER_MS + 1;
+            if (moor_shard_wait(s->driven, ms) == MOOR_EFORKED)
+                return false;
+            continue;
+        }
+        uint32_t seen = SPINNING;
+        atomic_compare_exchange_strong(&s->word, &seen, SLEEPING);
+        if (seen != OVER)
+            (void)!mr_futex_wait(&s->word, SLEEPING, s->w.deadline_ns);
+    }
+    return true;
+}
+
+static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
+                         moor_acquired *out, const char *site, bool is_try)
+{
+    const struct moor_pool *p = k->pool;
+    const struct mr_clock *clock = p->runtime->clock;
+    const int64_t now = mr_clock_now(clock);
+    struct sleeper s = {
+        .w = {.over = wake,
+              .want = count,
+              .affinity = o->affinity,
+              .priority = o->priority,
+              .site = site},
+        .driven = moor_shard_self(),
+        .wake.run = run_wake,
+    };
+    out->size = sizeof *out;
+    out->lease = (moor_lease){0};
+    out->native = NULL;
+    out->reused = false;
+    out->why = NULL;
+    MR_FAIL_IF(o->timeout_ms < MOOR_TIMEOUT_OF_POOL, MOOR_EINVAL);
+    s.w.asked_ns = now;
+    s.w.deadline_ns = is_try ? now
+                             : mr_deadline(now, o->timeout_ms == MOOR_TIMEOUT_OF_POOL
+                                                    ? p->options.acquire_timeout_ms
+                                                    : o->timeout_ms);
+    bool is_served;
+    const moor_err e = mr_rack_wait(k, &s.w, now, &is_served);
+    if (e)
+        return fill_fault(k, &s.w, e, o, out);
+    moor_ns waited = 0;
+    if (!is_served) {
+        if (!sleep_until_over(&s, clock))
+            return fill_fault(k, &s.w, MOOR_ETIMEDOUT, o, out);
+        if (s.w.fault.err)
+            return fill_fault(k, &s.w, s.w.fault.err, o, out);
+        waited = mr_clock_now(clock) - now;
+    }
+    take_granted(&s.w, out, site, waited);
+    return MOOR_OK;
+}
+
+/* Somebody may be about to return one: cheaper than a sleep and a wake. */
+static struct moor_link *spin(struct mr_rack *k)
+{
+    const int64_t until = (int64_t)k->pool->options.acquire_spin_us * MR_NS_PER_US;
+    if (!until || !atomic_load_explicit(&k->open, memory_order_relaxed))
+        return NULL;
+    const struct mr_clock *clock = k->pool->runtime->clock;
+    const int64_t begun = mr_clock_now(clock);
+    do {
+        for (int i = 0; i < 16; i++)
+            MR_RELAX();
+        if (!is_open(k))
+            return NULL;
+        struct moor_link *l = mr_rack_take(k);
+        if (l)
+            return l;
+    } while (mr_clock_now(clock) - begun < until);
+    return NULL;
+}
+
+static __attribute__((noinline)) moor_err wait_slow(struct mr_rack *k,
+                                                    const moor_acquire_options *options,
+                                                    moor_acquired *out, const char *site)
+{
+    moor_acquire_options o;
+    mr_lease_options(options, &o);
+    MR_TRY(mr_check_blocking(k->pool->runtime));
+    struct moor_link *l = is_open(k) && !o.affinity && o.timeout_ms ? spin(k) : NULL;
+    if (!l)
+        return wait_for(k, &o, 1, out, site, false);
+    mr_handle_fill(out, l, site);
+    return MOOR_OK;
+}
+
+moor_err mr_handle_wait(struct mr_rack *k, const moor_acquire_options *options, moor_acquired *out,
+                        const char *site)
+{
+    if (MR_LIKELY(is_open(k) && !(options && options->affinity))) {
+        struct moor_link *l = mr_rack_take(k);
+        if (MR_LIKELY(l != NULL)) {
+            mr_handle_fill(out, l, site);
+            return MOOR_OK;
+        }
+    }
+    return wait_slow(k, options, out, site);
+}
+
+static __attribute__((noinline)) moor_err try_slow(struct mr_rack *k,
+                                                   const moor_acquire_options *options,
+                                                   moor_acquired *out, const char *site)
+{
+    moor_acquire_options o;
+    mr_lease_options(options, &o);
+    return wait_for(k, &o, 1, out, site, true);
+}
+
+moor_err moor_acquire_try_at(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                             const char *site)
+{
+    MR_FAIL_IF(!p || !out || !p->rack, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+    struct mr_rack *k = p->rack;
+    if (MR_LIKELY(is_open(k) && !(options && options->affinity))) {
+        struct moor_link *l = mr_rack_take(k);
+        if (MR_LIKELY(l != NULL)) {
+            mr_handle_fill(out, l, site);
+            return MOOR_OK;
+        }
+    }
+    return try_slow(k, options, out, site);
+}
+
+moor_err moor_acquire_many_at(moor_pool *p, const moor_acquire_options *options, uint32_t count,
+                              moor_acquired *out, const char *site)
+{
+    MR_FAIL_IF(!p || !out || !p->rack || !count || count > p->options.conns_max, MOOR_EINVAL);
+    MR_TRY(mr_check_blocking(p->runtime));
+    moor_acquire_options o;
+    mr_lease_options(options, &o);
+    o.affinity = 0;
+    return wait_for(p->rack, &o, count, out, site, false);
+}
+
+moor_err moor_with_lease_at(moor_pool *p, const moor_acquire_options *options,
+                            moor_release_how (*fn)(void *arg, moor_lease lease, void *native),
+                            void *arg, const char *site)
+{
+    MR_FAIL_IF(!fn, MOOR_EINVAL);
+    moor_acquired a;
+    MR_TRY(moor_acquire_wait_at(p, options, &a, site));
+    moor_release(a.lease, fn(arg, a.lease, a.native));
+    return MOOR_OK;
+}
+
+/* ---- holding ---- */
+
+void *moor_lease_native(moor_lease lease)
+{
+    const struct moor_link *l = find(lease);
+    return l ? l->native : NULL;
+}
+
+moor_link *moor_lease_link(moor_lease lease)
+{
+    return is_handle(lease) ? find(lease) : mr_driver_stream_link(lease);
+}
+
+void moor_lease_report(moor_lease lease, const char *sqlstate, int code)
+{
+    struct moor_link *l = moor_lease_link(lease);
+    const moor_verdict v =
+        l && l->driver->judge ? l->driver->judge(l, sqlstate, code) : MOOR_VERDICT_KEEP;
+    if (v == MOOR_VERDICT_KEEP)
+        return;
+    if (v == MOOR_VERDICT_RESET)
+        l->is_marked = true;
+    else
+        atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
+    if (v == MOOR_VERDICT_FLUSH)
+        mr_pool_flush_because(l->pool, "a holder reported an error that means so");
+}
+
+/* ---- returning ---- */
+
+static moor_verdict verdict_of(struct moor_link *l, moor_release_how how)
+{
+    const moor_driver *d = l->driver;
+    if (how == MOOR_DISCARD)
+        return MOOR_VERDICT_DISCARD;
+    if (l->is_marked)
+        how = MOOR_DIRTY;
+    const moor_verdict v = d->returned         ? d->returned(l, how)
+                           : how == MOOR_DIRTY ? MOOR_VERDICT_RESET
+                                               : MOOR_VERDICT_KEEP;
+    return v == MOOR_VERDICT_RESET && !d->reset ? MOOR_VERDICT_DISCARD : v;
+}
+
+static bool is_worn(struct mr_rack *k, struct moor_link *l)
+{
+    const uint32_t uses_max = atomic_load_explicit(&k->uses_max, memory_order_relaxed);
+    return atomic_load_explicit(&l->is_worn, memory_order_relaxed) ||
+           l->generation != atomic_load_explicit(&k->pool->generation, memory_order_relaxed) ||
+           (uses_max && atomic_load_explicit(&l->uses, memory_order_relaxed) >= uses_max);
+}
+
+static __attribute__((noinline)) void release_slow(struct mr_rack *k, struct moor_link *l,
+                                                   uint64_t word, moor_verdict v)
+{
+    if (!mr_link_claim(l, word, MR_LINK_KEPT))
+        return;
+    l->is_marked = false;
+    const bool is_above =
+        atomic_load_explicit(&k->open, memory_order_relaxed) > k->pool->options.conns_max;
+    if (v == MOOR_VERDICT_FLUSH)
+        mr_pool_flush_because(k->pool, "the driver saw it in what came back");
+    if (v == MOOR_VERDICT_DISCARD || v == MOOR_VERDICT_FLUSH)
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "not reusable");
+    else if (is_worn(k, l))
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "reached its maximum lifetime or uses, or was flushed");
+    else if (is_above)
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "above conns_max");
+    else if (atomic_load(&k->gate) & MR_RACK_CLOSED)
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "pool is draining");
+    else if (v == MOOR_VERDICT_RESET)
+        mr_rack_send(k, l, MR_ERRAND_RESET, NULL);
+    else if (atomic_load_explicit(&k->checks_returns, memory_order_relaxed))
+        mr_rack_send(k, l, MR_ERRAND_CHECK, NULL);
+    else
+        mr_rack_put(k, l);
+}
+
+void mr_handle_release(moor_lease lease, moor_release_how how)
+{
+    struct moor_link *l = (struct moor_link *)(void *)lease.slot_;
+    const uint64_t word = lease.generation_;
+    if (mr_link_word(l) != word || mr_link_state_of(word) != MR_LINK_LEASED)
+        return;
+    struct mr_rack *k = l->rack;
+    if (mr_runtime_is_forked(k->pool->runtime))
+        return;
+    const moor_verdict v = MR_LIKELY(how == MOOR_REUSE && !l->driver->returned && !l->is_marked)
+                               ? MOOR_VERDICT_KEEP
+                               : verdict_of(l, how);
+    if (MR_UNLIKELY(v != MOOR_VERDICT_KEEP || !is_open(k) || is_worn(k, l) ||
+                    atomic_load_explicit(&k->checks_returns, memory_order_relaxed) ||
+                    atomic_load_explicit(&k->open, memory_order_relaxed) >
+                        k->pool->options.conns_max)) {
+        release_slow(k, l, word, v);
+        return;
+    }
+    if (!mr_link_claim(l, word, MR_LINK_IDLE))
+        return;
+    /* The claim is a full barrier: who came to wait meanwhile either sees the link, or is seen here. */
+    if (MR_UNLIKELY(!is_open(k)))
+        mr_rack_serve(k);
+}

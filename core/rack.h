@@ -1,0 +1,163 @@
+/*
+ * The links of a driver's pool: who has which, who waits for one. Hand-out and return on any thread, by one
+ * compare-and-swap each while nobody waits; beyond that under the pool's one lock, O(1) but for a look at the
+ * table.
+ *
+ * Vocabulary. Link: one conn of a driver. Keeper: the one shard that dials, checks, ages and closes the
+ * pool's links (core/keeper.h). Gate: a word that is 0 while the fast path is open. Waiter: somebody in the
+ * queue; granted or failed exactly once, or taken off it.
+ *
+ * First come, first served: once a waiter is in the queue the gate is shut, so who asks later queues behind it;
+ * what comes back goes to the first in the queue, never to the table.
+ */
+#ifndef MR_CORE_RACK_H
+#define MR_CORE_RACK_H
+
+#include "base/histogram.h"
+#include "core/link.h"
+#include "core/pool.h"
+
+enum {
+    MR_RACK_WAITED = 1, /* somebody waits */
+    MR_RACK_PAUSED = 2,
+    MR_RACK_CLOSED = 4,
+    MR_RACK_ORDERED = 8, /* eviction fifo: the one idle for longest is handed out */
+};
+
+/* Where new links go and as whom. Links keep the one they were made by; the last one frees it. */
+struct mr_route {
+    _Atomic(uint32_t) refs;
+    const moor_driver *driver;
+    void *config; /* of the driver's open */
+    struct mr_upstream *upstream;
+    char *user, *password; /* the URL's; wiped when freed */
+    size_t user_len, password_len;
+};
+
+/* Slots are found by index and never move; a larger table keeps the smaller one alive for who looks at it. */
+struct mr_rack_table {
+    struct mr_rack_table *smaller;
+    uint32_t size;
+    _Atomic(struct moor_link *) at[];
+};
+
+struct mr_waiter {
+    struct mr_list link; /* rack->queue[priority] or a link's wanted */
+    struct mr_rack *rack;
+    /* Granted or failed: runs once, on any thread, outside the lock; the last touch of w. */
+    void (*over)(struct mr_waiter *w);
+    uint64_t ticket; /* age, within one priority */
+    int64_t asked_ns, deadline_ns;
+    uint64_t affinity;
+    const char *site;
+    uint32_t want, got;
+    struct moor_link *links; /* granted, chained */
+    uint8_t priority;
+    bool is_queued, is_reused;
+    moor_wait_reason reason;
+    moor_fault fault;
+    struct mr_waiter *next; /* of those to be told */
+};
+
+#define MR_AFFINITY_SLOTS                                                                          \
+    256 /* keys remembered at a time; a newer one takes an older one's place */
+
+struct mr_rack {
+    struct moor_pool *pool;
+    const moor_driver *driver;
+    _Atomic(struct mr_rack_table *) table;
+    _Atomic(uint32_t) used;       /* slots of the table ever used: where looking ends */
+    _Atomic(uint32_t) gate;       /* 0: the fast path is open */
+    _Atomic(uint32_t) uses_max;   /* option, 0 = none */
+    _Atomic(bool) checks_returns; /* option check_on_return */
+
+    /* under the pool's lock */
+    struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
+    struct mr_list queue[MOOR_PRIORITIES];
+    uint32_t waiting; /* waiters */
+    uint32_t wanted;  /* links they want, less those they have */
+    uint64_t tickets, orders;
+    struct moor_link *errands; /* links for the keeper, newest first */
+    bool is_pause_failing;
+    struct mr_histogram waits;
+    struct {
+        uint64_t key;
+        struct moor_link *link;
+    } affinity[MR_AFFINITY_SLOTS];
+
+    _Atomic(uint64_t) gone_uses;  /* of links that are gone */
+    _Atomic(uint64_t) first_uses; /* of those, the first of each: not reuse */
+    _Atomic(uint64_t) failed, leaks;
+    _Atomic(uint32_t) open; /* links ready */
+
+    struct mr_keeper *keeper;
+};
+
+/* route: taken on success. */
+MOOR_NODISCARD moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route,
+                                       struct mr_rack **out_rack);
+/* No link, no waiter. */
+void mr_rack_destroy(struct mr_rack *k);
+
+/* Any thread. An idle link of the present generation, LEASED; NULL: none seen. Asks no gate. */
+struct moor_link *mr_rack_take(struct mr_rack *k);
+/* The same under the lock; the caller kicks the keeper after. */
+struct moor_link *mr_rack_take_locked(struct mr_rack *k);
+/* A link that is LEASED or KEPT and the caller's goes to the first who waits, or is idle from now on. */
+void mr_rack_put(struct mr_rack *k, struct moor_link *l);
+/* The same, but the keeper has something to do with it before. */
+void mr_rack_send(struct mr_rack *k, struct moor_link *l, enum mr_link_errand errand,
+                  const char *why);
+/* What is idle goes to those who wait. */
+void mr_rack_serve(struct mr_rack *k);
+
+/* A place in the table, for a link of the keeper's, which is KEPT. ENOMEM. Keeper. */
+MOOR_NODISCARD moor_err mr_rack_add(struct mr_rack *k, struct moor_link *l);
+void mr_rack_remove(struct mr_rack *k, struct moor_link *l);
+static inline struct moor_link *mr_rack_at(const struct mr_rack *k, uint32_t i)
+{
+    struct mr_rack_table *t =
+        atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->table, memory_order_acquire);
+    return i < t->size ? atomic_load_explicit(&t->at[i], memory_order_acquire) : NULL;
+}
+static inline uint32_t mr_rack_used(const struct mr_rack *k)
+{
+    return atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->used, memory_order_acquire);
+}
+
+/* New links go another way, those there close when they come back. route: taken on success. ECLOSED. */
+MOOR_NODISCARD moor_err mr_rack_reroute(struct mr_rack *k, struct mr_route *route);
+/* The route of new links, one reference more. */
+struct mr_route *mr_rack_route(struct mr_rack *k);
+/* Wiped and shut with the last one. Any thread. */
+void mr_route_unref(struct moor_runtime *r, struct mr_route *route);
+
+/* ---- waiting: core/rack_wait.c ---- */
+
+/* Its key is nobody's any more, and who waited for it waits for any. */
+void mr_rack_unbind(struct mr_rack *k, struct moor_link *l);
+
+/* Queues w, or serves it at once. EBUSY, ECLOSED, ETIMEDOUT (its deadline is now). */
+MOOR_NODISCARD moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns,
+                                     bool *out_served);
+/* Off the queue: false, it was granted or failed already and over() has run or will. What a batch has
+ * gathered goes back. */
+bool mr_rack_unwait(struct mr_waiter *w);
+/* Everyone who waits fails. */
+void mr_rack_fail_waiters(struct mr_rack *k, const moor_fault *fault);
+void mr_rack_note_reason(struct mr_rack *k, moor_wait_reason reason);
+/* Under the lock: l, the caller's, is granted or becomes idle. A waiter that is complete is put before *told. */
+void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns,
+                    struct mr_waiter **told);
+/* Outside it: over() of each. */
+void mr_rack_tell(struct mr_waiter *told);
+/* Adds what the rack knows to the sum over shards. */
+void mr_rack_stats(struct mr_rack *k, moor_stats *sum);
+/* Acquires that waited by how long, all others as 0. */
+void mr_rack_waits(struct mr_rack *k, struct mr_histogram_snapshot *to);
+/* A picture for errors. */
+void mr_rack_why(struct mr_rack *k, moor_wait_reason reason, int64_t asked_ns, moor_why *out);
+/* Who holds a link for longest. */
+const char *mr_rack_held(struct mr_rack *k, int64_t now_ns, moor_ns *out_for);
+
+#endif
