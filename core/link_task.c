@@ -135,6 +135,7 @@ void mr_link_begin(struct moor_link *l, moor_task_kind task, int64_t deadline_ns
     l->task = task;
     l->fault = (moor_fault){0};
     l->is_late = false;
+    mr_link_unwatch(l); /* the step may close the descriptor, or read from it */
     mr_link_list(l);
     if (!hook) {
         over(l, true);
