@@ -378,6 +378,8 @@ static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
         mr_rack_send(k, l, MR_ERRAND_RESET, NULL);
     else if (atomic_load_explicit(&k->checks_returns, memory_order_relaxed))
         mr_rack_send(k, l, MR_ERRAND_CHECK, NULL);
+    else if (atomic_load_explicit(&k->checks_takes, memory_order_relaxed))
+        mr_rack_put_unproven(k, l);
     else
         mr_rack_put(k, l);
 }
@@ -387,9 +389,11 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
                               moor_release_how how)
 {
     const moor_verdict v = verdict_of(l, how);
+    l->is_marked = false;
     const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
     if (v != MOOR_VERDICT_KEEP || (atomic_load(&k->gate) & ~minor) || !mr_rack_is_fit(k, l) ||
-        is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed)) {
+        is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed) ||
+        atomic_load_explicit(&k->checks_takes, memory_order_relaxed)) {
         if (mr_link_claim(l, word, MR_LINK_KEPT))
             put_back(k, l, v);
         return;

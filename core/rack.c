@@ -154,6 +154,25 @@ void mr_rack_put(struct mr_rack *k, struct moor_link *l)
     mr_pool_unhold_end(p);
 }
 
+void mr_rack_put_unproven(struct mr_rack *k, struct moor_link *l)
+{
+    struct moor_pool *p = k->pool;
+    hold(p);
+    mr_lock_lock(&p->lock);
+    const bool is_wanted = k->waiting || atomic_load(&k->gate) & MR_RACK_CLOSED;
+    if (is_wanted) {
+        mr_rack_push_errand(k, l, MR_ERRAND_CHECK, NULL);
+    } else {
+        l->order = ++k->orders;
+        mr_link_set(l, MR_LINK_STALE);
+        atomic_store(&k->keeper->is_full, false);
+    }
+    mr_lock_unlock(&p->lock);
+    if (is_wanted)
+        mr_keeper_kick(k);
+    mr_pool_unhold_end(p);
+}
+
 void mr_rack_send(struct mr_rack *k, struct moor_link *l, enum mr_link_errand errand,
                   const char *why)
 {
@@ -229,14 +248,16 @@ void mr_rack_read_options(struct mr_rack *k)
 {
     const moor_pool_options *o = &k->pool->options;
     const bool checks = MR_OPTION(o->check_on_return) && k->driver->check;
+    const bool checks_takes = MR_OPTION(o->check_after_ms) == 0 && k->driver->check;
     uint32_t bits = 0;
     bits |= strcmp(MR_OPTION(o->eviction), "fifo") ? 0 : MR_RACK_ORDERED;
-    bits |= checks || k->driver->returned ? MR_RACK_ASKS : 0;
+    bits |= checks || checks_takes || k->driver->returned ? MR_RACK_ASKS : 0;
     bits |= MR_OPTION(o->uses_max) ? MR_RACK_WEARS : 0;
     bits |= atomic_load(&k->open) > MR_OPTION(o->conns_max) ? MR_RACK_ABOVE : 0;
     bits |= k->pool->runtime->has_membarrier ? 0 : MR_RACK_FENCED;
     atomic_store(&k->uses_max, MR_OPTION(o->uses_max));
     atomic_store(&k->checks_returns, checks);
+    atomic_store(&k->checks_takes, checks_takes);
     const uint32_t all =
         MR_RACK_ORDERED | MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_ABOVE | MR_RACK_FENCED;
     atomic_fetch_or(&k->gate, bits);

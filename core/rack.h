@@ -87,6 +87,7 @@ struct mr_rack {
     const moor_driver *driver;
     _Atomic(uint32_t) uses_max;   /* option, 0 = none */
     _Atomic(bool) checks_returns; /* option check_on_return */
+    _Atomic(bool) checks_takes;   /* option check_after_ms is 0: each time */
 
     /* under the pool's lock */
     struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
@@ -177,6 +178,8 @@ void mr_rack_push_errand(struct mr_rack *k, struct moor_link *l, enum mr_link_er
                          const char *why);
 /* A link that is LEASED or KEPT and the caller's goes to the first who waits, or is idle from now on. */
 void mr_rack_put(struct mr_rack *k, struct moor_link *l);
+/* The same, but it has to be checked before anybody gets it. */
+void mr_rack_put_unproven(struct mr_rack *k, struct moor_link *l);
 /* The same, but the keeper has something to do with it before. */
 void mr_rack_send(struct mr_rack *k, struct moor_link *l, enum mr_link_errand errand,
                   const char *why);
