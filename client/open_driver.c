@@ -60,7 +60,6 @@ static moor_err open_config(const moor_driver *d, const char *scheme, const stru
     moor_err e = MOOR_OK;
     if (path_len > 1 &&
         !mr_percent_decode((moor_span){target + 1, path_len - 1}, path, &len, &bad)) {
-        snprintf(why, why_cap, "%%00 in the path");
         e = MOOR_EINVAL;
     }
     path[len] = 0;
@@ -74,7 +73,10 @@ static moor_err open_config(const moor_driver *d, const char *scheme, const stru
         .path = path,
         .query = query ? query + 1 : "",
     };
-    if (!e && d->open)
+    why[0] = 0;
+    if (e)
+        snprintf(why, why_cap, "%%00 in the path");
+    else if (d->open)
         e = d->open(&url, config, out_config, why, why_cap);
     explicit_bzero(path, path_len + 1);
     mr_heap_free(h, path, path_len + 1);
@@ -94,9 +96,13 @@ static moor_err open_route(struct moor_runtime *r, const moor_driver *d, const c
     if (!e)
         e = open_config(d, scheme, u, config, h, &route->config, why, why_cap);
     if (!e) {
+        if (why[0])
+            mr_log(&r->log, MOOR_LOG_WARN, "pool.open", "%s: %s", d->name, why);
         *out_route = route;
         return MOOR_OK;
     }
+    if (!why[0])
+        snprintf(why, why_cap, "the driver refuses the URL");
     route->driver = NULL; /* nothing was opened */
     mr_route_unref(r, route);
     return e;
@@ -160,7 +166,7 @@ moor_err mr_open_driver(struct moor_runtime *r, const moor_driver *d, const char
 {
     const bool is_stream = d->flags & MOOR_DRIVER_STREAM;
     const bool is_tls = is_secure(r, d, scheme);
-    char name[300], why[256] = "the driver refuses the URL";
+    char name[300], why[256] = "";
     mr_open_name(u, given, name, sizeof name);
     struct mr_pool_spec spec = {.name = name, .protocol = &handle_protocol, .unwire = unwire};
     MR_TRY(mr_open_options(r, given, name, false, &spec.options));
@@ -199,7 +205,7 @@ moor_err mr_open_driver(struct moor_runtime *r, const moor_driver *d, const char
 static moor_err replace(moor_pool *p, const moor_driver *d, const char *scheme, const char *text,
                         const struct mr_url *u, const moor_pool_options *options)
 {
-    char why[256] = "the driver refuses the URL";
+    char why[256] = "";
     struct mr_route *route;
     moor_err e = open_route(p->runtime, d, scheme, u, options ? options->driver_config : NULL, why,
                             sizeof why, &route);

@@ -18,7 +18,12 @@ struct mr_driver_wiring {
 
 extern const struct mr_protocol mr_driver_stream_protocol;
 
-/* The link of a stream lease's conn, on its shard; else NULL. */
+/* The link of a stream driver's conn, kept while a lease has it; NULL: another protocol's. The conn's shard. */
+moor_link *mr_driver_stream_ref(struct mr_conn *c);
+void mr_driver_stream_unref(moor_link *l);
+/* While it is prepared; else NULL. */
+const moor_target *mr_driver_stream_target(const moor_link *l);
+/* The link of a stream lease that is held; else NULL. Any thread. */
 moor_link *mr_driver_stream_link(moor_lease lease);
 /* For core/link_task.c: a link of this kind. */
 struct mr_loop *mr_driver_stream_loop(const moor_link *l);

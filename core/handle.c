@@ -31,7 +31,7 @@ static struct moor_link *find(moor_lease lease)
 
 static inline bool is_open(struct mr_rack *k)
 {
-    return atomic_load_explicit(&k->gate, memory_order_acquire) == 0;
+    return !(atomic_load_explicit(&k->gate, memory_order_acquire) & MR_RACK_SHUT_IN);
 }
 
 static moor_err fill_fault(struct mr_rack *k, const struct mr_waiter *w, moor_err e,
@@ -119,8 +119,8 @@ static bool sleep_until_over(struct sleeper *s, const struct mr_clock *clock)
     return true;
 }
 
-static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
-                         moor_acquired *out, const char *site, bool is_try)
+static moor_err ask_and_wait(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
+                             moor_acquired *out, const char *site, bool is_try)
 {
     const struct moor_pool *p = k->pool;
     const struct mr_clock *clock = p->runtime->clock;
@@ -143,7 +143,7 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     s.w.asked_ns = now;
     s.w.deadline_ns = is_try ? now
                              : mr_deadline(now, o->timeout_ms == MOOR_TIMEOUT_OF_POOL
-                                                    ? p->options.acquire_timeout_ms
+                                                    ? MR_OPTION(p->options.acquire_timeout_ms)
                                                     : o->timeout_ms);
     bool is_served;
     const moor_err e = mr_rack_wait(k, &s.w, now, &is_served);
@@ -161,10 +161,27 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     return MOOR_OK;
 }
 
+/* Whoever closes the pool frees it when those who waited have heard of it and left. */
+static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
+                         moor_acquired *out, const char *site, bool is_try)
+{
+    struct moor_pool *p = k->pool;
+    if (!mr_pool_hold_end(p)) {
+        out->lease = (moor_lease){0};
+        out->native = NULL;
+        out->fault = (moor_fault){
+            .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "wait for a connection"};
+        return MOOR_ECLOSED;
+    }
+    const moor_err e = ask_and_wait(k, o, count, out, site, is_try);
+    mr_pool_unhold_end(p);
+    return e;
+}
+
 /* Somebody may be about to return one: cheaper than a sleep and a wake. */
 static struct moor_link *spin(struct mr_rack *k)
 {
-    const int64_t until = (int64_t)k->pool->options.acquire_spin_us * MR_NS_PER_US;
+    const int64_t until = (int64_t)MR_OPTION(k->pool->options.acquire_spin_us) * MR_NS_PER_US;
     if (!until || !atomic_load_explicit(&k->open, memory_order_relaxed))
         return NULL;
     const struct mr_clock *clock = k->pool->runtime->clock;
@@ -181,62 +198,99 @@ static struct moor_link *spin(struct mr_rack *k)
     return NULL;
 }
 
-static __attribute__((noinline)) moor_err wait_slow(struct mr_rack *k,
-                                                    const moor_acquire_options *options,
-                                                    moor_acquired *out, const char *site)
+/* The hint did not help. */
+static moor_err take_any(struct mr_rack *k, const moor_acquire_options *options, moor_acquired *out,
+                         const char *site, bool is_try)
 {
     moor_acquire_options o;
     mr_lease_options(options, &o);
-    MR_TRY(mr_check_blocking(k->pool->runtime));
-    struct moor_link *l = is_open(k) && !o.affinity && o.timeout_ms ? spin(k) : NULL;
+    struct moor_link *l = NULL;
+    if (!is_try)
+        MR_TRY(mr_check_blocking(k->pool->runtime));
+    if (is_open(k) && !o.affinity) {
+        l = mr_rack_take(k);
+        if (!l && !is_try && o.timeout_ms)
+            l = spin(k);
+    }
     if (!l)
-        return wait_for(k, &o, 1, out, site, false);
+        return wait_for(k, &o, 1, out, site, is_try);
     mr_handle_fill(out, l, site);
     return MOOR_OK;
 }
 
-moor_err mr_handle_wait(struct mr_rack *k, const moor_acquire_options *options, moor_acquired *out,
-                        const char *site)
+#define COLD __attribute__((noinline, cold))
+
+static COLD moor_err wait_slow(moor_pool *p, const moor_acquire_options *options,
+                               moor_acquired *out, const char *site)
 {
-    if (MR_LIKELY(is_open(k) && !(options && options->affinity))) {
-        struct moor_link *l = mr_rack_take(k);
-        if (MR_LIKELY(l != NULL)) {
-            mr_handle_fill(out, l, site);
-            return MOOR_OK;
-        }
-    }
-    return wait_slow(k, options, out, site);
+    MR_FAIL_IF(!p || !out, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+    if (!p->rack)
+        return mr_lease_wait(p, options, out, site);
+    return take_any(p->rack, options, out, site, false);
 }
 
-static __attribute__((noinline)) moor_err try_slow(struct mr_rack *k,
-                                                   const moor_acquire_options *options,
-                                                   moor_acquired *out, const char *site)
+static COLD moor_err try_slow(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                              const char *site)
 {
-    moor_acquire_options o;
-    mr_lease_options(options, &o);
-    return wait_for(k, &o, 1, out, site, true);
+    MR_FAIL_IF(!p || !out || !p->rack, MOOR_EINVAL);
+    MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
+    return take_any(p->rack, options, out, site, true);
+}
+
+typedef moor_err (*slow_path)(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                              const char *site);
+
+static COLD moor_err turn_down_and(slow_path then, moor_pool *p,
+                                   const moor_acquire_options *options, moor_acquired *out,
+                                   const char *site, struct moor_link *l)
+{
+    mr_rack_turn_down(p->rack, l);
+    return then(p, options, out, site);
+}
+
+/* The rack if nothing is unusual, else NULL: the slow path finds out what. */
+static inline struct mr_rack *usual_rack(moor_pool *p, const moor_acquire_options *options,
+                                         const moor_acquired *out)
+{
+    struct mr_rack *k = MR_LIKELY(p && out) ? p->rack : NULL;
+    if (MR_UNLIKELY(!k || !is_open(k) || !*k->fork_page || (options && options->affinity)))
+        return NULL;
+    return k;
+}
+
+/* Slow paths are tail calls, so that the fast one saves no registers. */
+moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                              const char *site)
+{
+    struct mr_rack *k = usual_rack(p, options, out);
+    struct moor_link *l = MR_LIKELY(k != NULL) ? mr_rack_retake(k) : NULL;
+    if (MR_UNLIKELY(!l))
+        return wait_slow(p, options, out, site);
+    if (MR_UNLIKELY(!mr_rack_is_fit(k, l)))
+        return turn_down_and(wait_slow, p, options, out, site, l);
+    mr_handle_fill(out, l, site);
+    return MOOR_OK;
 }
 
 moor_err moor_acquire_try_at(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
                              const char *site)
 {
-    MR_FAIL_IF(!p || !out || !p->rack, MOOR_EINVAL);
-    MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
-    struct mr_rack *k = p->rack;
-    if (MR_LIKELY(is_open(k) && !(options && options->affinity))) {
-        struct moor_link *l = mr_rack_take(k);
-        if (MR_LIKELY(l != NULL)) {
-            mr_handle_fill(out, l, site);
-            return MOOR_OK;
-        }
-    }
-    return try_slow(k, options, out, site);
+    struct mr_rack *k = usual_rack(p, options, out);
+    struct moor_link *l = MR_LIKELY(k != NULL) ? mr_rack_retake(k) : NULL;
+    if (MR_UNLIKELY(!l))
+        return try_slow(p, options, out, site);
+    if (MR_UNLIKELY(!mr_rack_is_fit(k, l)))
+        return turn_down_and(try_slow, p, options, out, site, l);
+    mr_handle_fill(out, l, site);
+    return MOOR_OK;
 }
 
 moor_err moor_acquire_many_at(moor_pool *p, const moor_acquire_options *options, uint32_t count,
                               moor_acquired *out, const char *site)
 {
-    MR_FAIL_IF(!p || !out || !p->rack || !count || count > p->options.conns_max, MOOR_EINVAL);
+    MR_FAIL_IF(!p || !out || !p->rack || !count || count > MR_OPTION(p->options.conns_max),
+               MOOR_EINVAL);
     MR_TRY(mr_check_blocking(p->runtime));
     moor_acquire_options o;
     mr_lease_options(options, &o);
@@ -280,7 +334,7 @@ void moor_lease_report(moor_lease lease, const char *sqlstate, int code)
     else
         atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(l->pool, "a holder reported an error that means so");
+        mr_pool_flush_of(l->pool, l->generation, "a holder reported an error that means so");
 }
 
 /* ---- returning ---- */
@@ -298,32 +352,28 @@ static moor_verdict verdict_of(struct moor_link *l, moor_release_how how)
     return v == MOOR_VERDICT_RESET && !d->reset ? MOOR_VERDICT_DISCARD : v;
 }
 
-static bool is_worn(struct mr_rack *k, struct moor_link *l)
+static bool is_used_up(struct mr_rack *k, struct moor_link *l)
 {
     const uint32_t uses_max = atomic_load_explicit(&k->uses_max, memory_order_relaxed);
-    return atomic_load_explicit(&l->is_worn, memory_order_relaxed) ||
-           l->generation != atomic_load_explicit(&k->pool->generation, memory_order_relaxed) ||
-           (uses_max && atomic_load_explicit(&l->uses, memory_order_relaxed) >= uses_max);
+    return uses_max && atomic_load_explicit(&l->uses, memory_order_relaxed) >= uses_max;
 }
 
-static __attribute__((noinline)) void release_slow(struct mr_rack *k, struct moor_link *l,
-                                                   uint64_t word, moor_verdict v)
+static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
 {
-    if (!mr_link_claim(l, word, MR_LINK_KEPT))
-        return;
+    const uint32_t gate = atomic_load(&k->gate);
     l->is_marked = false;
-    const bool is_above =
-        atomic_load_explicit(&k->open, memory_order_relaxed) > k->pool->options.conns_max;
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(k->pool, "the driver saw it in what came back");
+        mr_pool_flush_of(k->pool, l->generation, "the driver saw it in what came back");
     if (v == MOOR_VERDICT_DISCARD || v == MOOR_VERDICT_FLUSH)
         mr_rack_send(k, l, MR_ERRAND_CLOSE, "not reusable");
-    else if (is_worn(k, l))
-        mr_rack_send(k, l, MR_ERRAND_CLOSE, "reached its maximum lifetime or uses, or was flushed");
-    else if (is_above)
-        mr_rack_send(k, l, MR_ERRAND_CLOSE, "above conns_max");
-    else if (atomic_load(&k->gate) & MR_RACK_CLOSED)
+    else if (is_used_up(k, l))
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "reached its maximum uses");
+    else if (!mr_rack_is_fit(k, l))
+        mr_rack_send(k, l, MR_ERRAND_CLOSE, "reached its maximum lifetime, or was flushed");
+    else if (gate & MR_RACK_CLOSED)
         mr_rack_send(k, l, MR_ERRAND_CLOSE, "pool is draining");
+    else if (gate & MR_RACK_ABOVE)
+        mr_rack_send(k, l, v == MOOR_VERDICT_RESET ? MR_ERRAND_SPARE_RESET : MR_ERRAND_SPARE, NULL);
     else if (v == MOOR_VERDICT_RESET)
         mr_rack_send(k, l, MR_ERRAND_RESET, NULL);
     else if (atomic_load_explicit(&k->checks_returns, memory_order_relaxed))
@@ -332,28 +382,44 @@ static __attribute__((noinline)) void release_slow(struct mr_rack *k, struct moo
         mr_rack_put(k, l);
 }
 
-void mr_handle_release(moor_lease lease, moor_release_how how)
+/* The driver's word on it, and all that shuts the fast way back. */
+static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t word,
+                              moor_release_how how)
 {
-    struct moor_link *l = (struct moor_link *)(void *)lease.slot_;
-    const uint64_t word = lease.generation_;
-    if (mr_link_word(l) != word || mr_link_state_of(word) != MR_LINK_LEASED)
-        return;
-    struct mr_rack *k = l->rack;
-    if (mr_runtime_is_forked(k->pool->runtime))
-        return;
-    const moor_verdict v = MR_LIKELY(how == MOOR_REUSE && !l->driver->returned && !l->is_marked)
-                               ? MOOR_VERDICT_KEEP
-                               : verdict_of(l, how);
-    if (MR_UNLIKELY(v != MOOR_VERDICT_KEEP || !is_open(k) || is_worn(k, l) ||
-                    atomic_load_explicit(&k->checks_returns, memory_order_relaxed) ||
-                    atomic_load_explicit(&k->open, memory_order_relaxed) >
-                        k->pool->options.conns_max)) {
-        release_slow(k, l, word, v);
+    const moor_verdict v = verdict_of(l, how);
+    const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
+    if (v != MOOR_VERDICT_KEEP || (atomic_load(&k->gate) & ~minor) || !mr_rack_is_fit(k, l) ||
+        is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed)) {
+        if (mr_link_claim(l, word, MR_LINK_KEPT))
+            put_back(k, l, v);
         return;
     }
     if (!mr_link_claim(l, word, MR_LINK_IDLE))
         return;
-    /* The claim is a full barrier: who came to wait meanwhile either sees the link, or is seen here. */
+    /* That was a full barrier: who came to wait meanwhile either sees the link, or is seen here. */
     if (MR_UNLIKELY(!is_open(k)))
-        mr_rack_serve(k);
+        mr_rack_serve_as_guest(k);
+}
+
+void mr_handle_release(moor_lease lease, moor_release_how how)
+{
+    struct moor_link *l = (struct moor_link *)(void *)lease.slot_;
+    const uint64_t word = lease.generation_;
+    if (MR_UNLIKELY(mr_link_word(l) != word || mr_link_state_of(word) != MR_LINK_LEASED))
+        return;
+    struct mr_rack *k = l->rack;
+    if (MR_UNLIKELY(!*k->fork_page))
+        return;
+    if (MR_UNLIKELY(how != MOOR_REUSE || l->is_marked || !mr_rack_is_fit(k, l) ||
+                    atomic_load_explicit(&k->gate, memory_order_relaxed))) {
+        release_slow(k, l, word, how);
+        return;
+    }
+    /* A plain store: who begins to wait makes every core pass a barrier between shutting the gate and looking at
+     * the links, so either the link is seen there or the gate here (docs/decisions/0021). */
+    atomic_store_explicit(&l->slot.generation, mr_link_next(word, MR_LINK_IDLE),
+                          memory_order_release);
+    atomic_signal_fence(memory_order_seq_cst);
+    if (MR_UNLIKELY(!is_open(k)))
+        mr_rack_serve_as_guest(k);
 }

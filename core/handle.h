@@ -11,8 +11,6 @@ void mr_handle_release(moor_lease lease, moor_release_how how);
 MOOR_NODISCARD moor_err mr_handle_ask(struct mr_rack *k, const moor_acquire_options *o,
                                       int64_t deadline_ns, const char *site, moor_acquired_cb cb,
                                       void *user, moor_op *out_op);
-MOOR_NODISCARD moor_err mr_handle_wait(struct mr_rack *k, const moor_acquire_options *options,
-                                       moor_acquired *out, const char *site);
 
 /* The holder's thread: what it is told of a link that is its own from now on. */
 static inline void mr_handle_fill(moor_acquired *out, struct moor_link *l, const char *site)

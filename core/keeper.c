@@ -9,7 +9,14 @@
 /* A goodbye may take this long. */
 #define CLOSE_NS MR_NS_PER_SEC
 
+static bool is_closed(const struct mr_rack *k)
+{
+    return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
+}
+
+static void ready(struct moor_link *l);
 static void run_kick(struct mr_message *m);
+static void run_end(struct mr_deferred *d);
 static void feed(struct mr_rack *k);
 static void fire_retry(struct mr_timer *t, int64_t now_ns);
 
@@ -20,6 +27,7 @@ struct mr_keeper *mr_keeper_create(struct mr_rack *k)
         return NULL;
     b->rack = k;
     b->kick.run = run_kick;
+    b->end.run = run_end;
     b->sweep.fire = mr_keeper_fire_sweep;
     b->retry.fire = fire_retry;
     mr_list_init(&b->tasks);
@@ -34,19 +42,25 @@ void mr_keeper_destroy(struct mr_keeper *b)
 
 /* ---- which shard ---- */
 
+/* In the place of a shard: a thread that ends the pool is at work, because the runtime has no shard. */
+#define NOBODY ((struct moor_shard *)(uintptr_t)1)
+
+static void end_without_shard(struct mr_rack *k);
+
 /* Its own word is enough: who loses the race uses the winner's. */
 static struct moor_shard *find_shard(struct mr_rack *k)
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *s = atomic_load(&b->shard);
     if (s)
-        return s;
+        return s == NOBODY ? NULL : s;
     struct moor_shard *self = moor_shard_self();
-    struct moor_shard *picked =
-        self && self->runtime == k->pool->runtime ? self : mr_runtime_pick(k->pool->runtime);
+    const bool is_ours = self && self->runtime == k->pool->runtime &&
+                         atomic_load(&self->shared.state) == MR_SHARD_RUNNING;
+    struct moor_shard *picked = is_ours ? self : mr_runtime_pick(k->pool->runtime);
     if (picked && atomic_compare_exchange_strong(&b->shard, &s, picked))
         return picked;
-    return s;
+    return s == NOBODY ? NULL : s;
 }
 
 void mr_keeper_kick(struct mr_rack *k)
@@ -59,8 +73,11 @@ void mr_keeper_kick(struct mr_rack *k)
         if (s && mr_shard_post(s, &b->kick))
             return;
         /* Nobody runs it: the next one to ask tries again. */
-        atomic_compare_exchange_strong(&b->shard, &s, NULL);
+        if (s)
+            atomic_compare_exchange_strong(&b->shard, &s, NULL);
         atomic_store(&b->is_kicked, false);
+        if (is_closed(k))
+            end_without_shard(k);
     }
     mr_pool_unhold_end(k->pool);
 }
@@ -110,11 +127,6 @@ static struct moor_link *take_errands(struct mr_rack *k)
     return oldest;
 }
 
-static bool is_closed(const struct mr_rack *k)
-{
-    return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
-}
-
 static bool is_old(const struct moor_link *l)
 {
     return l->generation != atomic_load_explicit(&l->rack->pool->generation, memory_order_relaxed);
@@ -124,7 +136,13 @@ static void check(struct mr_rack *k, struct moor_link *l)
 {
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     k->keeper->coming++;
-    mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+    mr_link_begin(l, MOOR_TASK_CHECK,
+                  mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
+}
+
+static bool is_spare(enum mr_link_errand e)
+{
+    return e == MR_ERRAND_SPARE || e == MR_ERRAND_SPARE_RESET;
 }
 
 static void run_errand(struct mr_rack *k, struct moor_link *l)
@@ -132,14 +150,19 @@ static void run_errand(struct mr_rack *k, struct moor_link *l)
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     if (l->errand == MR_ERRAND_JOB) {
         mr_link_unblocked(l);
-    } else if (l->errand == MR_ERRAND_CLOSE || is_closed(k) || is_old(l) ||
-               atomic_load(&l->is_worn)) {
-        mr_keeper_close(l, l->close_why ? l->close_why : "not reusable");
+    } else if (l->errand == MR_ERRAND_CLOSE || (is_spare(l->errand) && mr_keeper_surplus(k)) ||
+               is_closed(k) || is_old(l) || atomic_load(&l->is_worn)) {
+        mr_keeper_close(l, l->close_why          ? l->close_why
+                           : is_spare(l->errand) ? "above conns_max"
+                                                 : "not reusable");
+    } else if (l->errand == MR_ERRAND_SPARE) {
+        ready(l);
     } else if (l->errand == MR_ERRAND_CHECK) {
         check(k, l);
     } else {
         k->keeper->coming++;
-        mr_link_begin(l, MOOR_TASK_RESET, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_RESET,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
     }
 }
 
@@ -242,7 +265,7 @@ static void top_up(struct mr_rack *k)
     for (;;) {
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
         const bool is_short =
-            count_idle(k) + b->coming < o->conns_min_idle || open + b->dialing < b->warm;
+            count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
         if (!is_short)
             return;
         const int verdict = mr_link_dial_begin(k);
@@ -287,7 +310,12 @@ static void end_if_over(struct mr_rack *k)
     b->is_over = true;
     mr_loop_untimer(mr_keeper_loop(k), &b->sweep);
     mr_loop_untimer(mr_keeper_loop(k), &b->retry);
-    mr_pool_unhold_end(k->pool);
+    mr_loop_defer(mr_keeper_loop(k), &b->end);
+}
+
+static void run_end(struct mr_deferred *d)
+{
+    mr_pool_unhold_end(MR_CONTAINER_OF(d, struct mr_keeper, end)->rack->pool);
 }
 
 static void feed_once(struct mr_rack *k)
@@ -310,9 +338,8 @@ static void feed_once(struct mr_rack *k)
         return;
     }
     close_idle_if(k, is_old, "the pool was flushed");
-    if (mr_pool_shares_caps(k->pool) && !k->waiting && count_idle(k) &&
-        mr_pool_gives_way(upstream_of(k)))
-        mr_keeper_evict(k, 1, "another upstream needed its place under a shared cap");
+    if (count_idle(k) && mr_pool_gives_way(upstream_of(k)))
+        mr_keeper_evict(k, 1, "others needed its place under a shared cap, or its descriptor");
     if (!(atomic_load(&k->gate) & MR_RACK_PAUSED)) {
         mr_rack_serve(k);
         feed_waiters(k);
@@ -338,13 +365,56 @@ static void feed(struct mr_rack *k)
     b->is_feeding = false;
 }
 
+static void drop_idle(struct mr_rack *k)
+{
+    for (uint32_t i = 0; i < mr_rack_used(k); i++) {
+        struct moor_link *l = mr_rack_at(k, i);
+        const uint64_t word = l ? mr_link_word(l) : 0;
+        const enum mr_link_state s = mr_link_state_of(word);
+        if (l && (s == MR_LINK_IDLE || s == MR_LINK_STALE) && mr_link_claim(l, word, MR_LINK_KEPT))
+            mr_keeper_gone(l);
+    }
+}
+
+/* The pool ends and no shard is there to close its links gently: this thread drops them. */
+static void end_without_shard(struct mr_rack *k)
+{
+    struct mr_keeper *b = k->keeper;
+    bool goes_on = true;
+    while (goes_on) {
+        struct moor_shard *none = NULL;
+        if (!atomic_compare_exchange_strong(&b->shard, &none, NOBODY))
+            return;
+        b->local = &b->spare;
+        b->is_feeding = true;
+        for (struct moor_link *l = take_errands(k), *next; l; l = next) {
+            next = l->chain;
+            l->is_working = l->is_ended = false;
+            if (l->dial)
+                mr_link_dial_task_over(l, false);
+            else
+                mr_keeper_gone(l);
+        }
+        drop_idle(k);
+        b->is_feeding = false;
+        const bool is_over = !b->links && !b->is_over;
+        b->is_over = b->is_over || is_over;
+        atomic_store(&b->shard, NULL);
+        mr_lock_lock(&k->pool->lock);
+        goes_on = k->errands;
+        mr_lock_unlock(&k->pool->lock);
+        if (is_over) {
+            mr_pool_unhold_end(k->pool);
+            return;
+        }
+    }
+}
+
 void mr_keeper_drain(struct mr_rack *k)
 {
     static const moor_fault closed = {
         .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "the pool is draining"};
-    mr_lock_lock(&k->pool->lock);
-    atomic_fetch_or(&k->gate, MR_RACK_CLOSED);
-    mr_lock_unlock(&k->pool->lock);
+    mr_rack_shut(k, MR_RACK_CLOSED);
     mr_rack_fail_waiters(k, &closed);
     mr_keeper_kick(k);
 }
@@ -382,12 +452,23 @@ void mr_keeper_leave(struct mr_rack *k)
 
 /* ---- outcomes ---- */
 
+uint32_t mr_keeper_surplus(const struct mr_rack *k)
+{
+    const uint32_t max = MR_OPTION(k->pool->options.conns_max);
+    const uint32_t open =
+        atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->open, memory_order_relaxed) -
+        k->keeper->closing;
+    return open > max ? open - max : 0;
+}
+
 void mr_keeper_close(struct moor_link *l, const char *why)
 {
     struct mr_rack *k = l->rack;
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     l->close_why = why;
+    k->keeper->closing += !l->is_closing;
+    l->is_closing = true;
     mr_link_begin(l, MOOR_TASK_CLOSE, mr_shard_now(mr_keeper_shard(k)) + CLOSE_NS);
 }
 
@@ -396,6 +477,7 @@ void mr_keeper_gone(struct moor_link *l)
     struct mr_rack *k = l->rack;
     struct mr_keeper *b = k->keeper;
     struct mr_upstream *u = l->route->upstream;
+    mr_keeper_tell_returned(l);
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     mr_link_drop(l);
@@ -405,10 +487,14 @@ void mr_keeper_gone(struct moor_link *l)
     if (atomic_load_explicit(&l->uses, memory_order_relaxed))
         atomic_fetch_add_explicit(&k->first_uses, 1, memory_order_relaxed);
     b->links--;
+    b->closing -= l->is_closing;
     atomic_fetch_sub_explicit(&k->open, 1, memory_order_relaxed);
     MR_STAT_ADD(b->local, conns_open, -1);
     MR_STAT_ADD(b->local, conns_closed, 1);
     atomic_store(&b->is_full, false);
+    if (atomic_load(&k->gate) & MR_RACK_ABOVE &&
+        atomic_load(&k->open) <= MR_OPTION(k->pool->options.conns_max))
+        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ABOVE);
     mr_pool_conn_left(u);
     mr_pool_event(k->pool, u, MOOR_EVENT_CONN_CLOSED,
                   &(moor_fault){.what = l->close_why ? l->close_why : "closed"});
@@ -455,9 +541,10 @@ void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well)
     }
     if (is_well)
         atomic_store_explicit(&l->alive_ns, now, memory_order_relaxed);
-    if (is_well && task == MOOR_TASK_RESET && k->pool->options.check_on_return &&
+    if (is_well && task == MOOR_TASK_RESET && MR_OPTION(k->pool->options.check_on_return) &&
         k->driver->check) {
-        mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_CHECK,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
         return;
     }
     MR_ASSERT(b->coming > 0);
@@ -473,6 +560,7 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *s = mr_keeper_shard(k);
+    s = s == NOBODY ? NULL : s;
     b->dialing--;
     b->coming--;
     MR_STAT_ADD(b->local, dials, -1);
@@ -490,10 +578,9 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
                              fault->err == MOOR_ECANCELED;
         b->links--;
         MR_STAT_ADD(b->local, dials_failed, 1);
-        const bool is_first =
-            mr_pool_gate_failed(u, fault, is_ours, mr_shard_now(s), mr_loop_random(&s->mine.loop));
-        if (fault->err == MOOR_ENOFILES)
-            atomic_store(&k->pool->runtime->wants_room, true);
+        const bool is_first = mr_pool_gate_failed(
+            u, fault, is_ours, s ? mr_shard_now(s) : mr_clock_now(k->pool->runtime->clock),
+            s ? mr_loop_random(&s->mine.loop) : 0);
         if (fault->err != MOOR_ECANCELED) {
             mr_pool_log_dial_failed(u, fault);
             mr_pool_event(k->pool, u, MOOR_EVENT_DIAL_FAILED, fault);

@@ -10,6 +10,8 @@
 #include "core/op.h"
 #include "core/pool.h"
 
+#include <mooring/driver.h>
+
 enum mr_lease_state {
     MR_LEASE_WAITING, /* for a conn; the handle is a moor_op */
     MR_LEASE_GRANTED, /* has one, which its holder has not heard yet */
@@ -33,8 +35,12 @@ struct mr_lease {
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
-    const char *site;             /* where it was acquired; static text or NULL */
-    struct mr_deferred tell;      /* cb, which may not run inside the grant */
+    const char *site;     /* where it was acquired; static text or NULL */
+    struct mr_timer held; /* fires when it was held for leak_after_ms */
+    int64_t held_since_ns;
+    bool is_told_held;
+    moor_link *link;         /* of a stream driver's conn, until the lease is over; else NULL */
+    struct mr_deferred tell; /* cb, which may not run inside the grant */
     struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */
     struct mr_message released;   /* moor_release of another thread */
     moor_release_how how;         /* written by who ended the lease, before that is known */
@@ -61,6 +67,9 @@ struct mr_lease {
 /* On the shard; deadline_ns is absolute. As moor_acquire, whose arguments were checked. */
 MOOR_NODISCARD moor_err mr_lease_acquire(struct moor_pool *p, int64_t deadline_ns, const char *site,
                                          moor_acquired_cb cb, void *user, moor_op *out_op);
+/* moor_acquire_wait of a pool of shard leases. */
+MOOR_NODISCARD moor_err mr_lease_wait(struct moor_pool *p, const moor_acquire_options *options,
+                                      moor_acquired *out, const char *site);
 /* What the caller gave, or the defaults. */
 void mr_lease_options(const moor_acquire_options *given, moor_acquire_options *out);
 /* The deadline these options mean. EINVAL: out of range. */

@@ -3,7 +3,6 @@
  * adopted a shard drives it meanwhile. What waits lies on the caller's stack, so the caller stays until the
  * shard has let go of it.
  */
-#include "core/handle.h"
 #include "core/lease.h"
 
 #include "base/futex.h"
@@ -115,14 +114,9 @@ static void acquire_run(struct wait *w)
         finish(w, e);
 }
 
-moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
-                              const char *site)
+moor_err mr_lease_wait(struct moor_pool *p, const moor_acquire_options *options, moor_acquired *out,
+                       const char *site)
 {
-    MR_FAIL_IF(!p || !out, MOOR_EINVAL);
-    if (p->rack) {
-        MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
-        return mr_handle_wait(p->rack, options, out, site);
-    }
     MR_TRY(mr_check_blocking(p->runtime));
     MR_FAIL_IF(!p->protocol->is_stream, MOOR_EINVAL);
     struct acquire_wait q = {.w.run = acquire_run, .pool = p, .site = site, .out = out};

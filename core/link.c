@@ -66,3 +66,18 @@ void mr_links_free(struct moor_runtime *r)
     }
     r->links_made = r->links_free = NULL;
 }
+
+moor_err mr_hints_make(struct moor_runtime *r)
+{
+    const size_t size = MR_HINT_LINES * sizeof *r->hints;
+    r->hints = mr_heap_alloc_aligned(&r->heap, size, LINK_ALIGN);
+    MR_FAIL_IF(!r->hints, MOOR_ENOMEM);
+    memset(r->hints, 0, size);
+    return MOOR_OK;
+}
+
+void mr_hints_free(struct moor_runtime *r)
+{
+    mr_heap_free_aligned(&r->heap, r->hints, MR_HINT_LINES * sizeof *r->hints, LINK_ALIGN);
+    r->hints = NULL;
+}

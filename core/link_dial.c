@@ -5,6 +5,7 @@
  */
 #include "core/addrs.h"
 #include "core/dial.h"
+#include "core/driver_stream.h"
 #include "core/keeper.h"
 
 #include <arpa/inet.h>
@@ -346,7 +347,7 @@ void mr_link_dial_abandon(struct moor_link *l)
 
 const moor_target *moor_link_target(const moor_link *l)
 {
-    return l->dial ? &l->dial->target : NULL;
+    return l->dial ? &l->dial->target : l->rack ? NULL : mr_driver_stream_target(l);
 }
 
 /* ---- the beginning ---- */
@@ -397,7 +398,7 @@ int mr_link_dial_begin(struct mr_rack *k)
     }
     d->link->route = route;
     d->begun_ns = now;
-    d->deadline_ns = mr_deadline(now, k->pool->options.connect_timeout_ms);
+    d->deadline_ns = mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms));
     d->target = (moor_target){
         .size = sizeof d->target,
         .host = u->path ? u->path : u->host,

@@ -21,8 +21,9 @@ moor_err moor_pool_pause(moor_pool *p, bool fail_waiters)
     MR_FAIL_IF(!mr_pool_is_open(p), MOOR_ECLOSED);
     mr_lock_lock(&p->lock);
     p->rack->is_pause_failing = fail_waiters;
-    const bool was_paused = atomic_fetch_or(&p->rack->gate, MR_RACK_PAUSED) & MR_RACK_PAUSED;
+    const bool was_paused = atomic_load(&p->rack->gate) & MR_RACK_PAUSED;
     mr_lock_unlock(&p->lock);
+    mr_rack_shut(p->rack, MR_RACK_PAUSED);
     if (fail_waiters)
         mr_rack_fail_waiters(p->rack, &paused);
     if (!was_paused)
@@ -91,6 +92,7 @@ static void apply_to_gates(struct moor_pool *p)
     for (size_t i = 0; i < MR_ORIGIN_BUCKETS; i++)
         for (struct mr_upstream *u = atomic_load(&p->upstreams[i]); u; u = u->next) {
             u->gate.limits.conns_max = o->conns_max;
+            atomic_store(&u->is_above, u->gate.conns > o->conns_max);
             u->gate.limits.dials_max = o->dials_max;
             u->gate.limits.backoff_min_ns = o->backoff_min_ms * MR_NS_PER_MS;
             u->gate.limits.backoff_max_ns =
@@ -101,14 +103,8 @@ static void apply_to_gates(struct moor_pool *p)
 
 static void apply_to_rack(struct moor_pool *p)
 {
-    struct mr_rack *k = p->rack;
-    atomic_store(&k->uses_max, p->options.uses_max);
-    atomic_store(&k->checks_returns, p->options.check_on_return && k->driver->check);
-    if (!strcmp(p->options.eviction, "fifo"))
-        atomic_fetch_or(&k->gate, MR_RACK_ORDERED);
-    else
-        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ORDERED);
-    atomic_store(&k->keeper->is_full, false);
+    mr_rack_read_options(p->rack);
+    atomic_store(&p->rack->keeper->is_full, false);
 }
 
 /* Readers look at an option without the lock: each is one aligned word, written whole. */

@@ -8,13 +8,16 @@
 #include "core/helpers.h"
 #include "core/keep.h"
 #include "core/link.h"
+#include "core/rack.h"
 #include "core/pool.h"
 #include "core/resolver.h"
 #include "core/shard.h"
 
+#include <linux/membarrier.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* What thread_words says. */
@@ -36,6 +39,13 @@ static moor_err make_fork_page(struct moor_runtime *r)
     madvise(page, size, MADV_WIPEONFORK);
     r->fork_page = page;
     return MOOR_OK;
+}
+
+void mr_runtime_barrier(const struct moor_runtime *r)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (r->has_membarrier)
+        syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 }
 
 static moor_err make_resolver(struct moor_runtime *r)
@@ -82,6 +92,10 @@ moor_err mr_runtime_create(const moor_runtime_options *o, const struct mr_runtim
     moor_err e = mr_options_keep(MR_OPTION_RUNTIME, &r->options, &r->heap);
     if (!e)
         e = make_fork_page(r);
+    r->has_membarrier =
+        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+    if (!e)
+        e = mr_hints_make(r);
     if (!e)
         e = make_resolver(r);
     if (!e)
@@ -297,6 +311,8 @@ static void free_runtime(struct moor_runtime *r)
     if (r->tls_end)
         r->tls_end(r);
     mr_links_free(r);
+    mr_racks_free(r);
+    mr_hints_free(r);
     mr_resolver_destroy(r->resolver);
     if (r->fork_page)
         munmap((void *)(uintptr_t)r->fork_page, (size_t)sysconf(_SC_PAGESIZE));

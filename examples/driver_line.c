@@ -193,6 +193,8 @@ int main(int argc, char **argv)
         pthread_join(threads[i], &of_thread);
         answers += (size_t)of_thread;
     }
-    printf("%zu answers, %s\n", answers, moor_err_text(e));
+    if (e)
+        fprintf(stderr, "%s\n", moor_err_text(e));
+    printf("%zu answers\n", answers);
     return moor_pool_close(pool, 1000) | moor_runtime_destroy(runtime, 1000) | (answers != 200);
 }

@@ -11,14 +11,14 @@ TOOLS = Path(__file__).resolve().parents[2] / "tools"
 HEAD = "/* What it owns. */\n"
 
 
-def check(script, files):
+def check(script, files, *arguments):
     """Runs a check over a tree of just these files; gives its exit status and what it printed."""
     with tempfile.TemporaryDirectory() as root:
         for name, text in files.items():
             path = Path(root) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        done = subprocess.run([sys.executable, "-B", TOOLS / script, "--root", root],
+        done = subprocess.run([sys.executable, "-B", TOOLS / script, "--root", root, *arguments],
                               text=True, capture_output=True, check=False)
         return done.returncode, done.stdout + done.stderr
 
@@ -30,8 +30,8 @@ class Checks(unittest.TestCase):
         self.assertIn(expected, output)
         self.assertIn(name, output)
 
-    def accepted(self, script, files):
-        status, output = check(script, files)
+    def accepted(self, script, files, *arguments):
+        status, output = check(script, files, *arguments)
         self.assertEqual(status, 0, output)
 
 
@@ -89,6 +89,11 @@ class Headers(Checks):
         guarded = "#ifndef A\n#define A\n#include <stddef.h>\nstruct a { size_t b; };\n#endif\n"
         self.accepted("check-headers", {"base/a.h": guarded, "include/mooring/a.h": guarded,
                                         "core/b.h": '#include "base/a.h"\n'})
+
+    def test_drivers_without_their_library(self):
+        text = "#include <tape.h>\n"
+        self.refused("check-headers", "drivers/tape/a.h", text, "tape.h")
+        self.accepted("check-headers", {"drivers/tape/a.h": text}, "--without=disk,tape")
 
 
 class Tidy(Checks):

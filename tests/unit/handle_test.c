@@ -219,6 +219,20 @@ static void test_close_with_a_lease_out_is_busy(void **state)
     assert_int_equal(atomic_load(&h.script.dropped), atomic_load(&h.script.connects));
 }
 
+/* The keeper may still be inside the step that ended the last link when the pool is freed. */
+static void test_close_amid_a_reset(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 200; i++) {
+        struct handles h;
+        handles_open(&h, NULL);
+        moor_acquired a;
+        assert_err(moor_acquire_wait(h.pool, NULL, &a), MOOR_OK);
+        moor_release(a.lease, MOOR_DIRTY);
+        handles_close(&h);
+    }
+}
+
 static moor_release_how use(void *arg, moor_lease lease, void *native)
 {
     assert_ptr_equal(native, moor_lease_native(lease));
@@ -258,6 +272,7 @@ int main(void)
         cmocka_unit_test(test_reports_are_judged),
         cmocka_unit_test(test_connect_errors_reach_the_waiter),
         cmocka_unit_test(test_close_with_a_lease_out_is_busy),
+        cmocka_unit_test(test_close_amid_a_reset),
         cmocka_unit_test(test_scoped_and_with),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -23,7 +23,8 @@ enum {
     EXIT_TIMEOUT = 28,
     EXIT_TLS = 35,
     EXIT_PEER = 56,  /* reset, or broke the protocol */
-    EXIT_VERIFY = 60 /* the server's certificate was refused */
+    EXIT_VERIFY = 60, /* the server's certificate was refused */
+    EXIT_AUTH = 67    /* the server refused the user or the password */
 };
 
 /* The header lines of the command line. Names and values point into argv. */

@@ -11,8 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,42 +19,10 @@ enum {
     CANCEL_S = 5 /* for cancelled requests to say so; then the run is given up */
 };
 
-#define NS_PER_S     1000000000LL
 #define TICK_NS      100000000LL /* lanes that hold back after failures try again so often */
 #define PACE_TICK_NS 100000LL    /* the finest the schedule of --rate is followed */
 
 static struct load *interrupted; /* the run that SIGINT ends early */
-
-int64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * NS_PER_S + t.tv_nsec;
-}
-
-/* ---- measuring the process ---- */
-
-static int64_t cpu_ns(void)
-{
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return ((int64_t)u.ru_utime.tv_sec + u.ru_stime.tv_sec) * NS_PER_S +
-           ((int64_t)u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1000;
-}
-
-/* Bytes that are this process's alone and were written to; -1 if the kernel does not say. */
-static int64_t private_dirty(void)
-{
-    char line[256];
-    long long kib = -1;
-    FILE *f = fopen("/proc/self/smaps_rollup", "re");
-    while (f && kib < 0 && fgets(line, sizeof line, f))
-        if (sscanf(line, "Private_Dirty: %lld kB", &kib) != 1)
-            kib = -1;
-    if (f)
-        fclose(f);
-    return kib < 0 ? -1 : kib * 1024;
-}
 
 /* ---- watching ---- */
 
@@ -267,16 +233,6 @@ static bool run_and_measure(struct load *l, moor_runtime *runtime, int64_t memor
 }
 
 /* ---- setting up ---- */
-
-/* A descriptor per connection, and some for the shards. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit r;
-    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
-        r.rlim_cur = r.rlim_max;
-        (void)setrlimit(RLIMIT_NOFILE, &r);
-    }
-}
 
 static uint32_t shards_for(const struct plan *p)
 {

@@ -8,6 +8,7 @@
 
 #include "cli.h"
 #include "latency.h"
+#include "measure.h"
 #include "tls.h"
 
 #include <semaphore.h>
@@ -119,8 +120,6 @@ struct report {
 /* Returns -1, or the exit code where there is nothing to run. plan_free frees either way. */
 int plan_read(struct plan *p, int argc, char **argv);
 void plan_free(struct plan *p);
-
-int64_t now_ns(void);
 
 /* Allocates lanes for the runtime's shards. False: out of memory. */
 bool load_lanes_create(struct load *l, moor_runtime *r);

@@ -4,6 +4,7 @@
  */
 #include "cli.h"
 #include "commands.h"
+#include "drive.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -16,9 +17,11 @@ static const char usage[] =
     "usage: mooring COMMAND [arguments]\n"
     "  get URL...          fetch; bodies to standard output\n"
     "  load URL            keep requests in flight, then report speed and latency\n"
+    "  pool URL            threads that acquire, query and release, then a report; any protocol\n"
+    "  ping URL            connect, then a round trip a second; any protocol\n"
     "  origin              an HTTP server for tests and demos\n"
     "  options             every MOORING_* variable: default, range, effect\n"
-    "  version             of the library, and how it was built\n"
+    "  version             of the library, how it was built, what it speaks\n"
     "Each command knows --help.\n";
 
 static int print_only(int argc, char **argv, const char *text)
@@ -63,7 +66,9 @@ static int version_main(int argc, char **argv)
     if (code >= 0)
         return code;
     const unsigned v = moor_version_number();
-    printf("mooring %u.%u.%u\n%s\n", v / 10000, v / 100 % 100, v % 100, moor_build_info());
+    char schemes[256];
+    printf("mooring %u.%u.%u\n%s\nschemes: http https %s\n", v / 10000, v / 100 % 100, v % 100,
+           moor_build_info(), drive_schemes(schemes, sizeof schemes));
     return EXIT_OK;
 }
 
@@ -92,8 +97,9 @@ int main(int argc, char **argv)
         const char *name;
         int (*run)(int argc, char **argv);
     } commands[] = {
-        {"get", get_main},         {"load", load_main},       {"origin", origin_main},
-        {"options", options_main}, {"version", version_main},
+        {"get", get_main},         {"load", load_main},     {"pool", pool_main},
+        {"ping", ping_main},       {"origin", origin_main}, {"options", options_main},
+        {"version", version_main},
     };
     if (argc < 2) {
         fputs(usage, stderr);
