@@ -180,7 +180,7 @@ static void acquire(const char *name, const char *ms)
         say("ok\t%d\t%d", PQbackendPID(h->a.native), h->a.reused);
         return;
     }
-    char text[1024];
+    char text[1024] = "";
     say("fail\t%s\t%s\t%s\t%s", moor_err_name(e), moor_err_name(why.connect_err), why.connect_text,
         moor_why_text(&why, text, sizeof text));
 }
