@@ -160,6 +160,8 @@ void mr_pool_feed_shard(struct moor_shard *s, bool has_room);
 void mr_pool_make_room(struct mr_upstream *u);
 /* True: an idle conn of u is to close for that, or because descriptors ran out. Once per call of the above. */
 bool mr_pool_gives_way(struct mr_upstream *u);
+/* It would be. */
+bool mr_pool_wants_room(struct moor_pool *p);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
 /* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */

@@ -67,11 +67,11 @@ static void tell_sharers(struct mr_upstream *u, bool has_room)
 
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
 {
+    for (struct mr_list *l = s->mine.keepers.next; l != &s->mine.keepers; l = l->next)
+        mr_keeper_kick(MR_CONTAINER_OF(l, struct mr_keeper, link)->rack);
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
         struct mr_pool_shard *local = MR_CONTAINER_OF(l, struct mr_pool_shard, link);
         struct mr_list *berths = &local->berths;
-        if (local->pool->rack && mr_keeper_shard(local->pool->rack) == s)
-            mr_keeper_kick(local->pool->rack);
         for (struct mr_list *at = berths->next; at != berths; at = at->next) {
             struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
             if (!b->waiter_count)
@@ -120,6 +120,11 @@ void mr_pool_make_room(struct mr_upstream *u)
     /* Already wanted: every shard was told, and what becomes idle looks for itself. */
     if (!atomic_exchange(is_of_pool ? &p->wants_room : &p->runtime->wants_room, true))
         tell_sharers(u, false);
+}
+
+bool mr_pool_wants_room(struct moor_pool *p)
+{
+    return atomic_load(&p->wants_room) || atomic_load(&p->runtime->wants_room);
 }
 
 bool mr_pool_gives_way(struct mr_upstream *u)
