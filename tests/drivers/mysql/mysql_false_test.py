@@ -354,18 +354,24 @@ class PrepareTest(FalseCase):
         return script
 
     def test_asks_for_a_file(self):
+        """It gets one only if the URL says so."""
         with tempfile.NamedTemporaryFile() as f:
             f.write(b"do not send this")
             f.flush()
 
             def ask(c):
                 c.send(packet(b"\xfb" + f.name.encode(), 1))
-                c.read()
+                while c.read():
+                    pass
                 c.send(error(1148, b"as you like", 3))
 
-            server = self.open_false(self.serve(ask), "prepare=load data local infile 'x' into table t")
-            self.assert_refused("prepare_sql")
-            self.assertNotIn(b"do not send", server.heard())
+            for query, expected in (("", False), ("&local-infile=true", True)):
+                with self.subTest(query):
+                    server = self.open_false(self.serve(ask), "prepare=load data local infile 'x' into table t",
+                                             query="ssl-mode=disabled" + query)
+                    self.assert_refused("prepare_sql")
+                    self.assertEqual(b"do not send" in server.heard(), expected)
+                    self.close_pool()
 
     def test_rows_without_an_end(self):
         def rows(c):
