@@ -304,7 +304,7 @@ bool mr_driver_stream_returns(struct mr_conn *c, moor_release_how how)
                      : how == MOOR_DIRTY ? MOOR_VERDICT_RESET
                                          : MOOR_VERDICT_KEEP;
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(s->link.pool, "the driver saw it in what came back");
+        mr_pool_flush_of(s->link.pool, s->link.generation, "the driver saw it in what came back");
     if (v == MOOR_VERDICT_KEEP)
         return true;
     if (v != MOOR_VERDICT_RESET || !d->reset || !mr_conn_is_clean(c)) {
