@@ -170,7 +170,7 @@ class ConnectTest(FalseCase):
         for query in ("ssl-mode=disabled", "ssl-mode=preferred"):
             for name, script in scripts.items():
                 with self.subTest(name, query=query):
-                    server = self.open_false(script, "conns_max=1", query=query)
+                    server = self.open_false(script, "conns_max=1", "connect_timeout_ms=300", query=query)
                     self.assert_refused("TIMEDOUT")
                     self.close_pool()
                     self.assertTrue(server.clients)
@@ -297,7 +297,7 @@ class TlsTest(FalseCase):
         self.addCleanup(server.close)
         for option in ("check_on_return=1", "reset=1"):
             with self.subTest(option):
-                self.open(server.url("ssl-mode=required"), option, "connect_timeout_ms=3000", "conns_max=2",
+                self.open(server.url("ssl-mode=required"), option, "connect_timeout_ms=2000", "conns_max=2",
                           name="f")
                 self.acquire("a", "f")
                 self.acquire("b", "f")
@@ -307,9 +307,9 @@ class TlsTest(FalseCase):
                     begun = time.monotonic()
                     self.release("a")
                     self.release("b", "discard")
-                    self.acquire("c", "q", 2500)
+                    self.acquire("c", "q", 1500)
                     self.assertEqual(self.shell.query("c", "select 1"), "1;")
-                    self.assertLess(time.monotonic() - begun, 2.5)
+                    self.assertLess(time.monotonic() - begun, 1.5)
                     self.release("c")
                     self.close_pool()
                 finally:
@@ -409,7 +409,7 @@ class PrepareTest(FalseCase):
         for name, answer in (("at once", lambda c: None), ("among the rows", rows),
                              ("before the next result", lambda c: c.send(ok(1, 0x000A)))):
             with self.subTest(name):
-                self.open_false(self.serve(answer), "prepare=select 1")
+                self.open_false(self.serve(answer), "prepare=select 1", "connect_timeout_ms=300")
                 self.assert_refused("TIMEDOUT")
                 self.close_pool()
 
