@@ -215,8 +215,8 @@ static void use(char **f, int n, struct held *h)
         say("%s", PQsendQuery(h->a.native, f[2]) ? "ok" : PQerrorMessage(h->a.native));
     } else if (!strcmp(f[0], "query")) {
         PGresult *r = NULL;
-        const moor_err e = moor_postgres_query(h->a.lease, f[3], n - 4, (const char *const *)(f + 4),
-                                               strtol(f[2], NULL, 10), &r);
+        const moor_err e = moor_postgres_query(
+            h->a.lease, f[3], n - 4, (const char *const *)(f + 4), strtol(f[2], NULL, 10), &r);
         if (e == MOOR_OK)
             say_result(r);
         else
@@ -245,11 +245,11 @@ static struct {
     double down, up;               /* marks; 0 = not yet                              */
     atomic_uint ok, broken, fails; /* fails: acquires                                 */
     atomic_uint unexplained;       /* of those, without the last connect's error      */
-    atomic_uint outside;           /* of those, begun neither while down nor soon after */
+    atomic_uint outside;           /* of those, over before it was down, or begun long after */
     atomic_uint late;              /* of those, 5 s and more past their timeout       */
     atomic_ullong first_us;        /* from `up` to the first success after it         */
     atomic_uint dials_peak, open_peak;
-    char example[1024];            /* of a failure                                    */
+    char example[1024]; /* of a failure                                    */
 } load;
 
 static void load_failed(double began, const moor_why *why)
@@ -260,7 +260,7 @@ static void load_failed(double began, const moor_why *why)
     if (now_ms() - began > (double)load.timeout_ms + 5000)
         atomic_fetch_add(&load.late, 1);
     pthread_mutex_lock(&lock);
-    if (!load.down || began < load.down || (load.up && began > load.up + 2000))
+    if (!load.down || now_ms() < load.down || (load.up && began > load.up + 2000))
         atomic_fetch_add(&load.outside, 1);
     moor_why_text(why, load.example, sizeof load.example);
     pthread_mutex_unlock(&lock);
@@ -345,7 +345,8 @@ static void stop_load(void)
     for (int i = 0; i < load.count; i++)
         pthread_join(load.threads[i], NULL);
     pthread_join(load.watcher, NULL);
-    say("{\"ok\": %u, \"broken\": %u, \"fails\": %u, \"unexplained\": %u, \"outside\": %u, \"late\": %u, "
+    say("{\"ok\": %u, \"broken\": %u, \"fails\": %u, \"unexplained\": %u, \"outside\": %u, "
+        "\"late\": %u, "
         "\"first_ms\": %.1f, \"dials_peak\": %u, \"open_peak\": %u}\t%s",
         load.ok, load.broken, load.fails, load.unexplained, load.outside, load.late,
         (double)load.first_us / 1000, load.dials_peak, load.open_peak, load.example);
@@ -357,10 +358,11 @@ static void say_stats(void)
 {
     moor_stats s;
     moor_stats_read(pool, &s);
-    say("{\"open\": %lu, \"idle\": %lu, \"leased\": %lu, \"created\": %lu, \"closed\": %lu, \"dials_failed\": %lu, "
+    say("{\"open\": %lu, \"idle\": %lu, \"leased\": %lu, \"created\": %lu, \"closed\": %lu, "
+        "\"dials_failed\": %lu, "
         "\"acquires\": %lu, \"waiters\": %lu}",
-        s.conns_open, s.conns_idle, s.conns_leased, s.conns_created, s.conns_closed, s.dials_failed, s.acquires,
-        s.waiters);
+        s.conns_open, s.conns_idle, s.conns_leased, s.conns_created, s.conns_closed, s.dials_failed,
+        s.acquires, s.waiters);
 }
 
 static void say_events(void)
