@@ -95,6 +95,7 @@ struct mr_ssh_link {
 
     /* The multiplexer's, which asks while it has the lease. */
     uint32_t channels_limit;   /* the server refused one more than this; 0 = not yet          */
+    uint32_t channels_closed;  /* that the server may still count                            */
     int64_t channels_limit_ms; /* since when                                                  */
 };
 

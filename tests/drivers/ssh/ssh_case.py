@@ -180,7 +180,7 @@ class Shell:
 
     def close(self):
         self.process.stdin.close()
-        closed = self.answer() if self.process.poll() is None or self.buffer else None
+        closed = self.answer()
         status = self.process.wait(WAIT_S)
         self.process.stdout.close()
         return closed, status
