@@ -139,7 +139,6 @@ class Connect(SshCase):
 
 class Session(SshCase):
     def test_a_server_that_stops_reading(self):
-        """A blocking send would sleep here: libssh sets the socket to blocking, the driver back."""
         server = self.sshd()
         shell = self.shell(server.url(), sessions_max=1, keepalive_ms=60000)
         self.assertEqual(shell.run("true")["status"], 0)
