@@ -272,7 +272,7 @@ bool mr_exchange_has_sent(const struct mr_exchange *x)
 static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent)
 {
     if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET ||
-        x->replays >= x->berth->local->pool->options.replays_max)
+        x->replays >= MR_OPTION(x->berth->local->pool->options.replays_max))
         return false;
     if (!had_sent)
         return true;
@@ -319,7 +319,7 @@ bool mr_exchange_too_early(struct mr_exchange *x)
 {
     const moor_pool_options *o = &x->berth->local->pool->options;
     if (!x->claim.is_replayable || !o->tls_early_data || x->is_body_begun || x->is_draining ||
-        x->replays >= o->replays_max)
+        x->replays >= MR_OPTION(o->replays_max))
         return false;
     x->claim.is_replayable = false;
     mr_loop_untimer(loop_of(x), &x->stage);

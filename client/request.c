@@ -192,9 +192,10 @@ static void set_deadlines(struct moor_pool *p, struct mr_exchange *x, const moor
 {
     const moor_pool_options *o = &p->options;
     const int64_t now = mr_shard_refresh(x->shard);
-    x->total_ns = mr_deadline(now, choose(r->timeout_ms, o->total_timeout_ms));
-    x->claim.deadline_ns = mr_deadline(now, choose(r->connect_timeout_ms, o->acquire_timeout_ms));
-    x->first_byte_ms = choose(r->first_byte_timeout_ms, o->first_byte_timeout_ms);
+    x->total_ns = mr_deadline(now, choose(r->timeout_ms, MR_OPTION(o->total_timeout_ms)));
+    x->claim.deadline_ns =
+        mr_deadline(now, choose(r->connect_timeout_ms, MR_OPTION(o->acquire_timeout_ms)));
+    x->first_byte_ms = choose(r->first_byte_timeout_ms, MR_OPTION(o->first_byte_timeout_ms));
 }
 
 static bool is_sane(const moor_http_request *r)

@@ -104,7 +104,7 @@ int mr_attempt_begin(struct mr_berth *b)
     a->conn = c;
     a->failed.run = run_failed;
     a->begun_ns = mr_shard_now(s);
-    a->deadline_ns = mr_deadline(a->begun_ns, u->pool->options.connect_timeout_ms);
+    a->deadline_ns = mr_deadline(a->begun_ns, MR_OPTION(u->pool->options.connect_timeout_ms));
     find_addresses(a);
     return MR_GATE_GO;
 }

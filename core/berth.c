@@ -77,11 +77,24 @@ static void sweep_by(struct mr_berth *b, int64_t at_ns)
         mr_loop_timer(mr_berth_loop(b), &b->sweep, at_ns);
 }
 
+static int64_t check_due(struct mr_berth *b, const struct mr_conn *c)
+{
+    const int64_t since = c->proven_ns > c->idle_since_ns ? c->proven_ns : c->idle_since_ns;
+    return c->protocol->check ? mr_deadline(since, MR_OPTION(mr_berth_options(b)->check_every_ms))
+                              : MR_NEVER;
+}
+
 static void list_idle(struct mr_berth *b, struct mr_conn *c)
 {
     mr_list_remove(&c->link);
-    mr_list_push_front(&b->idle, &c->link);
-    c->idle_since_ns = mr_shard_now(b->shard);
+    if (c->is_checked) { /* nobody used it: as old as before */
+        c->is_checked = false;
+        c->proven_ns = mr_shard_now(b->shard);
+        mr_list_push_back(&b->idle, &c->link);
+    } else {
+        mr_list_push_front(&b->idle, &c->link);
+        c->idle_since_ns = mr_shard_now(b->shard);
+    }
     c->is_listed_idle = true;
     b->idle_count++;
     MR_STAT_ADD(b->local, conns_idle, 1);
@@ -91,7 +104,8 @@ static void list_idle(struct mr_berth *b, struct mr_conn *c)
         b->expires_min_ns = c->expires_ns;
         sweep_by(b, c->expires_ns);
     }
-    sweep_by(b, mr_deadline(c->idle_since_ns, mr_berth_options(b)->idle_timeout_ms));
+    sweep_by(b, mr_deadline(c->idle_since_ns, MR_OPTION(mr_berth_options(b)->idle_timeout_ms)));
+    sweep_by(b, check_due(b, c));
 }
 
 static void unlist_idle(struct mr_berth *b, struct mr_conn *c)
@@ -123,7 +137,7 @@ static bool is_old(struct mr_berth *b, const struct mr_conn *c)
 
 static bool is_worn(struct mr_berth *b, const struct mr_conn *c)
 {
-    const uint32_t uses_max = mr_berth_options(b)->uses_max;
+    const uint32_t uses_max = MR_OPTION(mr_berth_options(b)->uses_max);
     return mr_shard_now(b->shard) >= c->expires_ns || (uses_max && c->uses >= uses_max) ||
            is_old(b, c);
 }
@@ -207,6 +221,8 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
         mr_conn_close(c, "bytes or an end beyond the response");
     } else if (is_worn(b, c)) {
         mr_conn_close(c, why_worn(b, c));
+    } else if (atomic_load_explicit(&b->upstream->is_above, memory_order_relaxed)) {
+        mr_conn_close(c, "above conns_max");
     } else {
         mr_conn_move_to(c, MR_CONN_IDLE);
         MR_STAT_ADD(b->local, conns_leased, -1);
@@ -267,8 +283,8 @@ static void note_wasted(struct mr_berth *b)
     struct mr_upstream *u = b->upstream;
     const moor_pool_options *o = mr_berth_options(b);
     const uint32_t before = atomic_fetch_add(&u->wasted, 1);
-    int64_t pause = o->backoff_min_ms * MR_NS_PER_MS;
-    for (uint32_t i = 0; i < before && pause < o->backoff_max_ms * MR_NS_PER_MS; i++)
+    int64_t pause = MR_OPTION(o->backoff_min_ms) * MR_NS_PER_MS;
+    for (uint32_t i = 0; i < before && pause < MR_OPTION(o->backoff_max_ms) * MR_NS_PER_MS; i++)
         pause *= 2;
     atomic_store(&u->calm_until_ns,
                  mr_shard_now(b->shard) + pause / 2 +
@@ -299,7 +315,7 @@ void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
 static void kick_home(struct mr_berth *b)
 {
     const uint32_t home = atomic_load_explicit(&b->upstream->home, memory_order_relaxed);
-    if (!mr_berth_options(b)->conns_min_idle || !home || home - 1 == b->shard->index)
+    if (!MR_OPTION(mr_berth_options(b)->conns_min_idle) || !home || home - 1 == b->shard->index)
         return;
     struct mr_berth *o = atomic_load_explicit(&b->upstream->berths[home - 1], memory_order_acquire);
     if (o)
@@ -317,40 +333,71 @@ void mr_berth_closed(struct mr_conn *c)
                       &(moor_fault){.what = c->close_why});
     }
     mr_conn_destroy(c);
+    if (atomic_load_explicit(&b->upstream->is_above, memory_order_relaxed))
+        mr_berth_close_unfit(b);
     mr_berth_kick_waiting(b->upstream);
     kick_home(b);
     mr_berth_feed_later(b);
     mr_pool_unhold(b->local);
 }
 
-void mr_berth_close_old(struct mr_berth *b)
+void mr_berth_close_unfit(struct mr_berth *b)
 {
-    for (struct mr_list *l = b->idle.next; l != &b->idle;) {
+    struct mr_list *l;
+    for (l = b->idle.next; l != &b->idle;) {
         struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
         l = l->next;
         if (is_old(b, c))
             mr_conn_close(c, FLUSHED);
     }
+    if (atomic_load(&b->upstream->is_above) && (l = mr_list_last(&b->idle)))
+        mr_conn_close(MR_CONTAINER_OF(l, struct mr_conn, link), "above conns_max");
 }
 
 /* ---- time ---- */
+
+/* Begins what is due; returns when the next is. */
+static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
+{
+    int64_t next = MR_NEVER;
+    if (!b->upstream->pool->protocol->check)
+        return next;
+    for (struct mr_list *l = b->idle.next; l != &b->idle;) {
+        struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        const int64_t due = check_due(b, c);
+        l = l->next;
+        if (due > now_ns) {
+            next = due < next ? due : next;
+            continue;
+        }
+        unlist_idle(b, c);
+        mr_list_remove(&c->link);
+        mr_list_push_front(&b->busy, &c->link);
+        mr_conn_move_to(c, MR_CONN_LEASED);
+        MR_STAT_ADD(b->local, conns_leased, 1);
+        c->used++;
+        c->is_checked = true;
+        c->protocol->check(c);
+    }
+    return next;
+}
 
 static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_berth *b = MR_CONTAINER_OF(t, struct mr_berth, sweep);
     const moor_pool_options *o = mr_berth_options(b);
-    const uint32_t keep = o->conns_min_idle;
+    const uint32_t keep = MR_OPTION(o->conns_min_idle);
     int64_t next = MR_NEVER;
     struct mr_list *l;
-    while (o->idle_timeout_ms >= 0 && (l = mr_list_last(&b->idle))) {
+    while (MR_OPTION(o->idle_timeout_ms) >= 0 && (l = mr_list_last(&b->idle))) {
         struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
-        const int64_t due = mr_deadline(c->idle_since_ns, o->idle_timeout_ms);
+        const int64_t due = mr_deadline(c->idle_since_ns, MR_OPTION(o->idle_timeout_ms));
         if (due > now_ns) {
             next = due;
             break;
         }
         if (atomic_load_explicit(&b->upstream->idle_total, memory_order_relaxed) <= keep) {
-            next = mr_deadline(now_ns, o->idle_timeout_ms);
+            next = mr_deadline(now_ns, MR_OPTION(o->idle_timeout_ms));
             break;
         }
         mr_conn_close(c, "idle for longer than idle_timeout_ms");
@@ -368,6 +415,9 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
     }
     if (b->expires_min_ns < next)
         next = b->expires_min_ns;
+    const int64_t check_at = check_idle(b, now_ns);
+    if (check_at < next)
+        next = check_at;
     if (next != MR_NEVER && next < now_ns + SWEEP_GAP_NS)
         next = now_ns + SWEEP_GAP_NS;
     mr_loop_timer(mr_berth_loop(b), &b->sweep, next);

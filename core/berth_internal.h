@@ -24,8 +24,8 @@ static inline const moor_pool_options *mr_berth_options(struct mr_berth *b)
 struct mr_conn *mr_berth_pick(struct mr_berth *b);
 /* LEASED, goes on, and can carry one claim more. */
 bool mr_berth_has_room(const struct mr_conn *c);
-/* Idle conns of an older generation close. */
-void mr_berth_close_old(struct mr_berth *b);
+/* Idle conns of an older generation close, and one above the cap: its end lets the next go. */
+void mr_berth_close_unfit(struct mr_berth *b);
 /* Onto the list where claims look for it, or off it: by what it carries and whether it goes on. */
 void mr_berth_relist(struct mr_berth *b, struct mr_conn *c);
 

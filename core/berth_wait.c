@@ -58,7 +58,7 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
             return MOOR_OK;
         }
     }
-    if (atomic_fetch_add(&b->upstream->waiters, 1) >= mr_berth_options(b)->waiters_max) {
+    if (atomic_fetch_add(&b->upstream->waiters, 1) >= MR_OPTION(mr_berth_options(b)->waiters_max)) {
         atomic_fetch_sub(&b->upstream->waiters, 1);
         return MOOR_EBUSY;
     }
@@ -107,7 +107,7 @@ void mr_berth_why(struct mr_berth *b, moor_wait_reason reason, int64_t asked_ns,
 {
     *out = (moor_why){.size = sizeof *out,
                       .reason = reason,
-                      .conns_max = mr_berth_options(b)->conns_max,
+                      .conns_max = MR_OPTION(mr_berth_options(b)->conns_max),
                       .waited = mr_shard_now(b->shard) - asked_ns,
                       .connect_what = ""};
     mr_pool_why(b->upstream, out);
@@ -279,7 +279,7 @@ static bool may_top_up(struct mr_berth *b)
 static void top_up(struct mr_berth *b)
 {
     struct mr_upstream *u = b->upstream;
-    const uint32_t min = mr_berth_options(b)->conns_min_idle;
+    const uint32_t min = MR_OPTION(mr_berth_options(b)->conns_min_idle);
     /* A place under a shared cap is theirs who wait: they may have closed an idle conn of ours for it. */
     if (mr_pool_shares_caps(u->pool) && atomic_load(&u->pool->runtime->waiters))
         return;
@@ -308,7 +308,7 @@ void mr_berth_run_feed(struct mr_deferred *d)
     mr_berth_serve(b);
     if (b->waiter_count)
         feed_waiters(b);
-    if (mr_berth_options(b)->conns_min_idle && mr_pool_is_home(b->upstream, b->shard))
+    if (MR_OPTION(mr_berth_options(b)->conns_min_idle) && mr_pool_is_home(b->upstream, b->shard))
         top_up(b);
 }
 
@@ -332,7 +332,7 @@ void mr_berth_run_kick(struct mr_message *m)
     struct moor_pool *p = b->upstream->pool;
     atomic_store(&b->is_kicked, false);
     if (mr_pool_takes_work(b->local)) {
-        mr_berth_close_old(b);
+        mr_berth_close_unfit(b);
         mr_berth_feed_later(b);
     }
     mr_pool_unhold_end(p);

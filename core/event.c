@@ -41,10 +41,24 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
          });
 }
 
-void mr_pool_event_lease(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
-                         const char *site, moor_ns held)
+void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back)
 {
-    tell(p, u, (moor_event){.type = type, .why = "", .site = site, .held = held});
+    struct moor_pool *p = u->pool;
+    const char *where = site ? site : "a place not known";
+    const long long ms = held / MR_NS_PER_MS;
+    if (is_back)
+        mr_log(&p->runtime->log, MOOR_LOG_WARN, "pool.lease_returned",
+               "pool %s: the lease acquired at %s came back after %lld ms: it was slow, not lost",
+               p->name, where, ms);
+    else
+        mr_log(&p->runtime->log, MOOR_LOG_WARN, "pool.lease_held",
+               "pool %s: a lease acquired at %s is held for %lld ms: is it released?", p->name,
+               where, ms);
+    tell(p, u,
+         (moor_event){.type = is_back ? MOOR_EVENT_LEASE_RETURNED : MOOR_EVENT_LEASE_HELD,
+                      .why = "",
+                      .site = where,
+                      .held = held});
 }
 
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type, const moor_tls_info *info)

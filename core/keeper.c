@@ -14,6 +14,7 @@ static bool is_closed(const struct mr_rack *k)
     return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
 }
 
+static void ready(struct moor_link *l);
 static void run_kick(struct mr_message *m);
 static void run_end(struct mr_deferred *d);
 static void feed(struct mr_rack *k);
@@ -135,7 +136,13 @@ static void check(struct mr_rack *k, struct moor_link *l)
 {
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     k->keeper->coming++;
-    mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+    mr_link_begin(l, MOOR_TASK_CHECK,
+                  mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
+}
+
+static bool is_spare(enum mr_link_errand e)
+{
+    return e == MR_ERRAND_SPARE || e == MR_ERRAND_SPARE_RESET;
 }
 
 static void run_errand(struct mr_rack *k, struct moor_link *l)
@@ -143,14 +150,19 @@ static void run_errand(struct mr_rack *k, struct moor_link *l)
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     if (l->errand == MR_ERRAND_JOB) {
         mr_link_unblocked(l);
-    } else if (l->errand == MR_ERRAND_CLOSE || is_closed(k) || is_old(l) ||
-               atomic_load(&l->is_worn)) {
-        mr_keeper_close(l, l->close_why ? l->close_why : "not reusable");
+    } else if (l->errand == MR_ERRAND_CLOSE || (is_spare(l->errand) && mr_keeper_surplus(k)) ||
+               is_closed(k) || is_old(l) || atomic_load(&l->is_worn)) {
+        mr_keeper_close(l, l->close_why          ? l->close_why
+                           : is_spare(l->errand) ? "above conns_max"
+                                                 : "not reusable");
+    } else if (l->errand == MR_ERRAND_SPARE) {
+        ready(l);
     } else if (l->errand == MR_ERRAND_CHECK) {
         check(k, l);
     } else {
         k->keeper->coming++;
-        mr_link_begin(l, MOOR_TASK_RESET, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_RESET,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
     }
 }
 
@@ -253,7 +265,7 @@ static void top_up(struct mr_rack *k)
     for (;;) {
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
         const bool is_short =
-            count_idle(k) + b->coming < o->conns_min_idle || open + b->dialing < b->warm;
+            count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
         if (!is_short)
             return;
         const int verdict = mr_link_dial_begin(k);
@@ -326,9 +338,8 @@ static void feed_once(struct mr_rack *k)
         return;
     }
     close_idle_if(k, is_old, "the pool was flushed");
-    if (mr_pool_shares_caps(k->pool) && !k->waiting && count_idle(k) &&
-        mr_pool_gives_way(upstream_of(k)))
-        mr_keeper_evict(k, 1, "another upstream needed its place under a shared cap");
+    if (count_idle(k) && mr_pool_gives_way(upstream_of(k)))
+        mr_keeper_evict(k, 1, "others needed its place under a shared cap, or its descriptor");
     if (!(atomic_load(&k->gate) & MR_RACK_PAUSED)) {
         mr_rack_serve(k);
         feed_waiters(k);
@@ -441,12 +452,23 @@ void mr_keeper_leave(struct mr_rack *k)
 
 /* ---- outcomes ---- */
 
+uint32_t mr_keeper_surplus(const struct mr_rack *k)
+{
+    const uint32_t max = MR_OPTION(k->pool->options.conns_max);
+    const uint32_t open =
+        atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->open, memory_order_relaxed) -
+        k->keeper->closing;
+    return open > max ? open - max : 0;
+}
+
 void mr_keeper_close(struct moor_link *l, const char *why)
 {
     struct mr_rack *k = l->rack;
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     l->close_why = why;
+    k->keeper->closing += !l->is_closing;
+    l->is_closing = true;
     mr_link_begin(l, MOOR_TASK_CLOSE, mr_shard_now(mr_keeper_shard(k)) + CLOSE_NS);
 }
 
@@ -455,6 +477,7 @@ void mr_keeper_gone(struct moor_link *l)
     struct mr_rack *k = l->rack;
     struct mr_keeper *b = k->keeper;
     struct mr_upstream *u = l->route->upstream;
+    mr_keeper_tell_returned(l);
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     mr_link_drop(l);
@@ -464,10 +487,14 @@ void mr_keeper_gone(struct moor_link *l)
     if (atomic_load_explicit(&l->uses, memory_order_relaxed))
         atomic_fetch_add_explicit(&k->first_uses, 1, memory_order_relaxed);
     b->links--;
+    b->closing -= l->is_closing;
     atomic_fetch_sub_explicit(&k->open, 1, memory_order_relaxed);
     MR_STAT_ADD(b->local, conns_open, -1);
     MR_STAT_ADD(b->local, conns_closed, 1);
     atomic_store(&b->is_full, false);
+    if (atomic_load(&k->gate) & MR_RACK_ABOVE &&
+        atomic_load(&k->open) <= MR_OPTION(k->pool->options.conns_max))
+        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ABOVE);
     mr_pool_conn_left(u);
     mr_pool_event(k->pool, u, MOOR_EVENT_CONN_CLOSED,
                   &(moor_fault){.what = l->close_why ? l->close_why : "closed"});
@@ -514,9 +541,10 @@ void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well)
     }
     if (is_well)
         atomic_store_explicit(&l->alive_ns, now, memory_order_relaxed);
-    if (is_well && task == MOOR_TASK_RESET && k->pool->options.check_on_return &&
+    if (is_well && task == MOOR_TASK_RESET && MR_OPTION(k->pool->options.check_on_return) &&
         k->driver->check) {
-        mr_link_begin(l, MOOR_TASK_CHECK, mr_deadline(now, k->pool->options.connect_timeout_ms));
+        mr_link_begin(l, MOOR_TASK_CHECK,
+                      mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
         return;
     }
     MR_ASSERT(b->coming > 0);
@@ -553,8 +581,6 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
         const bool is_first = mr_pool_gate_failed(
             u, fault, is_ours, s ? mr_shard_now(s) : mr_clock_now(k->pool->runtime->clock),
             s ? mr_loop_random(&s->mine.loop) : 0);
-        if (fault->err == MOOR_ENOFILES)
-            atomic_store(&k->pool->runtime->wants_room, true);
         if (fault->err != MOOR_ECANCELED) {
             mr_pool_log_dial_failed(u, fault);
             mr_pool_event(k->pool, u, MOOR_EVENT_DIAL_FAILED, fault);

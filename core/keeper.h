@@ -21,8 +21,9 @@ struct mr_keeper {
     bool is_feeding, feeds_again;
 
     uint32_t dialing,
-        coming;     /* links being made; those and links that will be handed out after a task */
-    uint32_t links; /* in the table or being made */
+        coming;       /* links being made; those and links that will be handed out after a task */
+    uint32_t links;   /* in the table or being made */
+    uint32_t closing; /* of those in the table */
     _Atomic(uint32_t) warm; /* moor_pool_warm wants so many open */
     struct mr_list tasks;   /* links whose driver is at work here, by `tasks` */
     struct mr_timer sweep, retry;
@@ -61,6 +62,8 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
                          const moor_fault *fault);
 /* A KEPT link ends: gently if the driver can. */
 void mr_keeper_close(struct moor_link *l, const char *why);
+/* How many more are open, and are to stay, than conns_max allows. */
+uint32_t mr_keeper_surplus(const struct mr_rack *k);
 /* It is gone from the driver: counted out, its memory given back. */
 void mr_keeper_gone(struct moor_link *l);
 /* Idle links close, as the options say which first. Fewer if there are fewer. */
@@ -68,6 +71,8 @@ void mr_keeper_evict(struct mr_rack *k, uint32_t count, const char *why);
 
 /* ---- time: core/rack_sweep.c ---- */
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns);
+/* A lease that was reported as held is over. */
+void mr_keeper_tell_returned(struct moor_link *l);
 /* At the latest then. */
 void mr_keeper_sweep_by(struct mr_rack *k, int64_t at_ns);
 

@@ -54,9 +54,9 @@ moor_err mr_lease_deadline(const struct moor_pool *p, const moor_acquire_options
     moor_acquire_options o;
     mr_lease_options(given, &o);
     MR_FAIL_IF(o.timeout_ms < MOOR_TIMEOUT_OF_POOL, MOOR_EINVAL);
-    *out_deadline_ns =
-        mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL ? p->options.acquire_timeout_ms
-                                                                 : o.timeout_ms);
+    *out_deadline_ns = mr_deadline(now_ns, o.timeout_ms == MOOR_TIMEOUT_OF_POOL
+                                               ? MR_OPTION(p->options.acquire_timeout_ms)
+                                               : o.timeout_ms);
     return MOOR_OK;
 }
 
@@ -208,6 +208,16 @@ static void try_again(struct mr_lease *l)
         refuse_with(l, (moor_fault){.err = e, .what = "wait for another connection"});
 }
 
+static void fire_held(struct mr_timer *t, int64_t now_ns)
+{
+    (void)now_ns;
+    struct mr_lease *l = MR_CONTAINER_OF(t, struct mr_lease, held);
+    l->is_told_held = true;
+    MR_STAT_ADD(l->berth->local, leases_held_long, 1);
+    mr_pool_tell_lease(l->berth->upstream, l->site, mr_shard_now(l->slot.shard) - l->held_since_ns,
+                       false);
+}
+
 static void run_tell(struct mr_deferred *d)
 {
     struct mr_lease *l = MR_CONTAINER_OF(d, struct mr_lease, tell);
@@ -223,6 +233,11 @@ static void run_tell(struct mr_deferred *d)
     mr_op_end(&l->slot);
     const uint64_t generation = mr_op_begin(&l->slot, l->slot.shard, asked);
     l->state = MR_LEASE_HELD;
+    l->held_since_ns = mr_shard_now(l->slot.shard);
+    l->held.fire = fire_held;
+    mr_loop_timer(
+        loop_of(l), &l->held,
+        mr_deadline(l->held_since_ns, MR_OPTION(l->berth->local->pool->options.leak_after_ms)));
     const moor_acquired a = {
         .size = sizeof a,
         .lease = {&l->slot, generation},
@@ -261,6 +276,10 @@ static void end(struct mr_lease *l, const moor_fault *fault)
 {
     MR_ASSERT(l->state == MR_LEASE_HELD);
     l->state = MR_LEASE_ENDING;
+    mr_loop_untimer(loop_of(l), &l->held);
+    if (l->is_told_held)
+        mr_pool_tell_lease(l->berth->upstream, l->site,
+                           mr_shard_now(l->slot.shard) - l->held_since_ns, true);
     mr_lease_enter(l);
     mr_stream_fini(l, fault);
     l->inside--;

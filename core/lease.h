@@ -35,7 +35,10 @@ struct mr_lease {
     moor_acquired_cb cb;
     void *user;
     int64_t asked_ns;
-    const char *site;        /* where it was acquired; static text or NULL */
+    const char *site;     /* where it was acquired; static text or NULL */
+    struct mr_timer held; /* fires when it was held for leak_after_ms */
+    int64_t held_since_ns;
+    bool is_told_held;
     moor_link *link;         /* of a stream driver's conn, until the lease is over; else NULL */
     struct mr_deferred tell; /* cb, which may not run inside the grant */
     struct mr_deferred give_back; /* the conn, where a call of its is still on the stack */

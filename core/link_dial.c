@@ -398,7 +398,7 @@ int mr_link_dial_begin(struct mr_rack *k)
     }
     d->link->route = route;
     d->begun_ns = now;
-    d->deadline_ns = mr_deadline(now, k->pool->options.connect_timeout_ms);
+    d->deadline_ns = mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms));
     d->target = (moor_target){
         .size = sizeof d->target,
         .host = u->path ? u->path : u->host,

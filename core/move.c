@@ -54,7 +54,7 @@ static struct mr_berth *somebody_with_idle(struct mr_berth *b, uint32_t keep)
 
 bool mr_move_ask(struct mr_berth *b, bool is_needed)
 {
-    const uint32_t keep = is_needed ? 0 : b->upstream->pool->options.steal_keep;
+    const uint32_t keep = is_needed ? 0 : MR_OPTION(b->upstream->pool->options.steal_keep);
     const bool can_move = !b->upstream->pool->protocol->is_multiplexed;
     struct mr_berth *from = can_move ? somebody_with_idle(b, keep) : NULL;
     if (!from || b->moving_in >= MR_MOVES_MAX)
@@ -132,7 +132,7 @@ static void asked(struct mr_message *message)
 {
     struct mr_move *m = move_of(message);
     struct mr_berth *b = m->from;
-    const uint32_t keep = m->is_needed ? 0 : b->upstream->pool->options.steal_keep;
+    const uint32_t keep = m->is_needed ? 0 : MR_OPTION(b->upstream->pool->options.steal_keep);
     struct mr_conn *c =
         b->idle_count > keep && mr_list_is_empty(&b->waiters) ? oldest_that_may_move(b) : NULL;
     if (!c) {

@@ -34,7 +34,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
         return MOOR_ENOMEM;
     }
     p->options.name = p->name;
-    p->options.eviction = mr_eviction_text(spec->options.eviction);
+    p->options.eviction = mr_eviction_text(MR_OPTION(spec->options.eviction));
     p->protocol = spec->protocol;
     p->secure = spec->secure;
     p->security = spec->security;
@@ -106,12 +106,13 @@ static struct mr_upstream *make_upstream(struct moor_pool *p, const struct mr_pl
         mr_upstream_free(p, u);
         return NULL;
     }
-    mr_gate_init(&u->gate, &(struct mr_gate_limits){
-                               .conns_max = p->options.conns_max,
-                               .dials_max = p->options.dials_max,
-                               .backoff_min_ns = p->options.backoff_min_ms * MR_NS_PER_MS,
-                               .backoff_max_ns = p->options.backoff_max_ms * MR_NS_PER_MS,
-                           });
+    mr_gate_init(&u->gate,
+                 &(struct mr_gate_limits){
+                     .conns_max = MR_OPTION(p->options.conns_max),
+                     .dials_max = MR_OPTION(p->options.dials_max),
+                     .backoff_min_ns = MR_OPTION(p->options.backoff_min_ms) * MR_NS_PER_MS,
+                     .backoff_max_ns = MR_OPTION(p->options.backoff_max_ms) * MR_NS_PER_MS,
+                 });
     return u;
 }
 

@@ -19,6 +19,9 @@
 
 #define MR_ORIGIN_BUCKETS 64
 
+/* An option that moor_pool_set may change at any time: one word, read whole. */
+#define MR_OPTION(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
 struct mr_rack;
 
 enum mr_pool_state { MR_POOL_OPEN, MR_POOL_DRAINING, MR_POOL_DRAINED };
@@ -41,6 +44,7 @@ struct mr_upstream {
     bool is_secure;
     struct mr_gate gate;            /* under the pool's lock */
     char connect_text[160];         /* what a driver said of the last failed dial; under it too */
+    _Atomic(bool) is_above;         /* more conns than conns_max allows since it was lowered */
     _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
     _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
     _Atomic(uint32_t) idle_total;   /* over all shards */
@@ -154,7 +158,7 @@ void mr_pool_conn_left(struct mr_upstream *u);
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room);
 /* A cap that u shares is reached: an idle conn closes, the first there is on any shard or will be. */
 void mr_pool_make_room(struct mr_upstream *u);
-/* True: an idle conn of u is to close for that. Once per call of the above. */
+/* True: an idle conn of u is to close for that, or because descriptors ran out. Once per call of the above. */
 bool mr_pool_gives_way(struct mr_upstream *u);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
@@ -168,13 +172,15 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
-/* LEASE_HELD and LEASE_RETURNED. */
-void mr_pool_event_lease(struct moor_pool *p, const struct mr_upstream *u, moor_event_type type,
-                         const char *site, moor_ns held);
+/* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
+void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);
 /* Every shard that used the pool looks anew at what is idle and who waits, later. Any thread. */
 void mr_pool_kick_all(struct moor_pool *p);
 /* moor_pool_flush, and says why. */
 void mr_pool_flush_because(struct moor_pool *p, const char *why);
+/* The same because of a conn of that generation: if it was flushed since, that says nothing of what took its
+ * place. */
+void mr_pool_flush_of(struct moor_pool *p, uint32_t generation, const char *why);
 /* When a conn made now reaches its maximum lifetime, jitter included; MR_NEVER. random: any 64 bits. */
 int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random);
 /* Fills counts and the last connect error. */

@@ -92,6 +92,7 @@ static void apply_to_gates(struct moor_pool *p)
     for (size_t i = 0; i < MR_ORIGIN_BUCKETS; i++)
         for (struct mr_upstream *u = atomic_load(&p->upstreams[i]); u; u = u->next) {
             u->gate.limits.conns_max = o->conns_max;
+            atomic_store(&u->is_above, u->gate.conns > o->conns_max);
             u->gate.limits.dials_max = o->dials_max;
             u->gate.limits.backoff_min_ns = o->backoff_min_ms * MR_NS_PER_MS;
             u->gate.limits.backoff_max_ns =

@@ -3,7 +3,7 @@
  * Any thread, gates under the pool's lock; mr_pool_feed_shard on its shard. Must not touch a berth while
  * it holds the lock.
  */
-#include "core/pool.h"
+#include "core/keeper.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +27,7 @@ enum mr_gate_verdict mr_pool_gate_enter(struct mr_upstream *u, int64_t now_ns)
     if (!take_place(r))
         return MR_GATE_SHARED_CAP;
     mr_lock_lock(&u->pool->lock);
-    const uint32_t pool_max = u->pool->options.conns_max_pool;
+    const uint32_t pool_max = MR_OPTION(u->pool->options.conns_max_pool);
     const bool is_full = pool_max && u->pool->conns >= pool_max;
     const enum mr_gate_verdict v = is_full ? MR_GATE_SHARED_CAP : mr_gate_enter(&u->gate, now_ns);
     if (v == MR_GATE_GO)
@@ -47,23 +47,31 @@ bool mr_pool_gate_dialed(struct mr_upstream *u)
     return had_failed;
 }
 
-/* A cap shared by upstreams or pools has room or wants some: whoever waits, or has an idle conn, may be of
- * any, on any shard. */
-static void tell_sharers(struct mr_upstream *u, bool has_room)
+static void tell_everyone(struct moor_runtime *r, bool has_room)
 {
-    struct moor_runtime *r = u->pool->runtime;
     const uint32_t count = atomic_load_explicit(&r->shard_count, memory_order_acquire);
-    for (uint32_t i = 0; mr_pool_shares_caps(u->pool) && i < count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         struct moor_shard *s = atomic_load_explicit(&r->shards[i], memory_order_acquire);
         if (s)
             mr_shard_feed_all(s, has_room);
     }
 }
 
+/* A cap shared by upstreams or pools has room or wants some: whoever waits, or has an idle conn, may be of
+ * any, on any shard. */
+static void tell_sharers(struct mr_upstream *u, bool has_room)
+{
+    if (mr_pool_shares_caps(u->pool))
+        tell_everyone(u->pool->runtime, has_room);
+}
+
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
 {
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
-        struct mr_list *berths = &MR_CONTAINER_OF(l, struct mr_pool_shard, link)->berths;
+        struct mr_pool_shard *local = MR_CONTAINER_OF(l, struct mr_pool_shard, link);
+        struct mr_list *berths = &local->berths;
+        if (local->pool->rack && mr_keeper_shard(local->pool->rack) == s)
+            mr_keeper_kick(local->pool->rack);
         for (struct mr_list *at = berths->next; at != berths; at = at->next) {
             struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
             if (!b->waiter_count)
@@ -83,7 +91,11 @@ bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is
     u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
-    tell_sharers(u, true);
+    /* Out of descriptors: an idle conn of any pool gives its own. */
+    if (fault->err == MOOR_ENOFILES && !atomic_exchange(&u->pool->runtime->wants_room, true))
+        tell_everyone(u->pool->runtime, true);
+    else
+        tell_sharers(u, true);
     return is_first && !is_ours;
 }
 
@@ -91,6 +103,7 @@ void mr_pool_conn_left(struct mr_upstream *u)
 {
     mr_lock_lock(&u->pool->lock);
     mr_gate_left(&u->gate);
+    atomic_store(&u->is_above, u->gate.conns > u->gate.limits.conns_max);
     u->pool->conns--;
     mr_lock_unlock(&u->pool->lock);
     atomic_fetch_sub(&u->pool->runtime->conns, 1);
@@ -101,7 +114,8 @@ void mr_pool_make_room(struct mr_upstream *u)
 {
     struct moor_pool *p = u->pool;
     mr_lock_lock(&p->lock);
-    const bool is_of_pool = p->options.conns_max_pool && p->conns >= p->options.conns_max_pool;
+    const bool is_of_pool =
+        MR_OPTION(p->options.conns_max_pool) && p->conns >= MR_OPTION(p->options.conns_max_pool);
     mr_lock_unlock(&p->lock);
     /* Already wanted: every shard was told, and what becomes idle looks for itself. */
     if (!atomic_exchange(is_of_pool ? &p->wants_room : &p->runtime->wants_room, true))
@@ -111,10 +125,9 @@ void mr_pool_make_room(struct mr_upstream *u)
 bool mr_pool_gives_way(struct mr_upstream *u)
 {
     struct moor_pool *p = u->pool;
-    return mr_pool_shares_caps(p) &&
-           ((atomic_load(&p->wants_room) && atomic_exchange(&p->wants_room, false)) ||
-            (atomic_load(&p->runtime->wants_room) &&
-             atomic_exchange(&p->runtime->wants_room, false)));
+    return (atomic_load(&p->wants_room) && atomic_exchange(&p->wants_room, false)) ||
+           (atomic_load(&p->runtime->wants_room) &&
+            atomic_exchange(&p->runtime->wants_room, false));
 }
 
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at)
@@ -146,10 +159,10 @@ void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
 int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random)
 {
     const moor_pool_options *o = &p->options;
-    if (o->lifetime_max_ms < 0)
+    if (MR_OPTION(o->lifetime_max_ms) < 0)
         return MR_NEVER;
-    const int64_t life = o->lifetime_max_ms * MR_NS_PER_MS;
-    const int64_t spread = life / 100 * o->lifetime_jitter_percent;
+    const int64_t life = MR_OPTION(o->lifetime_max_ms) * MR_NS_PER_MS;
+    const int64_t spread = life / 100 * MR_OPTION(o->lifetime_jitter_percent);
     const int64_t jitter = spread ? (int64_t)(random % (uint64_t)(2 * spread + 1)) - spread : 0;
     return now_ns + life + jitter;
 }

@@ -57,7 +57,7 @@ static void on_readable(void *ctx, uint32_t events)
     }
     MR_STAT_ADD(k->keeper->local, conns_retired, 1);
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(k->pool, "an idle connection was told so");
+        mr_pool_flush_of(k->pool, l->generation, "an idle connection was told so");
     mr_keeper_close(l, "the peer ended it");
 }
 
@@ -90,7 +90,8 @@ static const char *why_close(struct pass *p, struct moor_link *l, int64_t idle_s
         return "reached its maximum uses";
     if (atomic_load_explicit(&l->is_worn, memory_order_relaxed))
         return "not reusable";
-    if (p->now_ns >= after(idle_since, p->o->idle_timeout_ms) && p->idle > p->o->conns_min_idle)
+    if (p->now_ns >= after(idle_since, MR_OPTION(p->o->idle_timeout_ms)) &&
+        p->idle > MR_OPTION(p->o->conns_min_idle))
         return "idle for longer than idle_timeout_ms";
     return NULL;
 }
@@ -99,7 +100,7 @@ static void begin_check(struct pass *p, struct moor_link *l)
 {
     mr_link_unwatch(l);
     p->rack->keeper->coming++;
-    mr_link_begin(l, MOOR_TASK_CHECK, after(p->now_ns, p->o->connect_timeout_ms));
+    mr_link_begin(l, MOOR_TASK_CHECK, after(p->now_ns, MR_OPTION(p->o->connect_timeout_ms)));
 }
 
 static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
@@ -109,13 +110,13 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
     const int64_t proven = alive > since ? alive : since;
     const char *why = why_close(p, l, since);
     const bool has_check = l->driver->check;
-    const int64_t check_at = has_check ? after(proven, p->o->check_every_ms) : MR_NEVER;
-    const int64_t stale_at = has_check ? after(proven, p->o->check_after_ms) : MR_NEVER;
+    const int64_t check_at = has_check ? after(proven, MR_OPTION(p->o->check_every_ms)) : MR_NEVER;
+    const int64_t stale_at = has_check ? after(proven, MR_OPTION(p->o->check_after_ms)) : MR_NEVER;
     const bool is_new = p->now_ns < since + GAP_MIN_NS;
     due_by(p, l->expires_ns);
     due_by(p, check_at);
-    if (p->idle > p->o->conns_min_idle)
-        due_by(p, after(since, p->o->idle_timeout_ms));
+    if (p->idle > MR_OPTION(p->o->conns_min_idle))
+        due_by(p, after(since, MR_OPTION(p->o->idle_timeout_ms)));
     if (mr_link_state_of(word) == MR_LINK_IDLE)
         due_by(p, stale_at);
     if (!has_watch(l))
@@ -149,29 +150,23 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
 
 /* ---- leases held for long ---- */
 
-static void tell_leak(struct pass *p, struct moor_link *l, uint64_t word, int64_t held_ns)
+static void tell_held(struct pass *p, struct moor_link *l, uint64_t word, int64_t held_ns)
 {
-    struct moor_pool *pool = p->rack->pool;
-    const char *site = atomic_load_explicit(&l->site, memory_order_relaxed);
     l->told_word = word;
-    l->told_site = site ? site : "an unknown place";
+    l->told_site = atomic_load_explicit(&l->site, memory_order_relaxed);
     l->told_ns = p->now_ns - held_ns;
     atomic_fetch_add_explicit(&p->rack->leaks, 1, memory_order_relaxed);
-    mr_log(&pool->runtime->log, MOOR_LOG_WARN, "pool.leak",
-           "pool %s: a lease acquired at %s is held for %lld ms: is it released?", pool->name,
-           l->told_site, (long long)(held_ns / MR_NS_PER_MS));
-    mr_pool_event_lease(pool, l->route->upstream, MOOR_EVENT_LEASE_HELD, l->told_site, held_ns);
+    mr_pool_tell_lease(l->route->upstream, l->told_site, held_ns, false);
 }
 
-static void tell_returned(struct pass *p, struct moor_link *l)
+/* It came back, or is gone. */
+void mr_keeper_tell_returned(struct moor_link *l)
 {
-    struct moor_pool *pool = p->rack->pool;
-    const int64_t held = p->now_ns - l->told_ns;
+    if (!l->told_word)
+        return;
     l->told_word = 0;
-    mr_log(&pool->runtime->log, MOOR_LOG_WARN, "pool.leak_over",
-           "pool %s: the lease acquired at %s came back after %lld ms: it was slow, not lost",
-           pool->name, l->told_site, (long long)(held / MR_NS_PER_MS));
-    mr_pool_event_lease(pool, l->route->upstream, MOOR_EVENT_LEASE_RETURNED, l->told_site, held);
+    mr_pool_tell_lease(l->route->upstream, l->told_site,
+                       mr_clock_now(l->pool->runtime->clock) - l->told_ns, true);
 }
 
 static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
@@ -182,18 +177,17 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
         atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
     if (l->told_word == word)
         return;
-    const int64_t at = after(since, p->o->leak_after_ms);
+    const int64_t at = after(since, MR_OPTION(p->o->leak_after_ms));
     due_by(p, at);
     if (p->now_ns >= at)
-        tell_leak(p, l, word, p->now_ns - since);
+        tell_held(p, l, word, p->now_ns - since);
 }
 
 static void look_at(struct pass *p, struct moor_link *l)
 {
     const uint64_t word = mr_link_word(l);
     if (word != l->seen_word) {
-        if (l->told_word)
-            tell_returned(p, l);
+        mr_keeper_tell_returned(l);
         l->seen_word = word;
         atomic_store_explicit(&l->seen_ns, p->now_ns, memory_order_relaxed);
         p->has_changed = true;
@@ -221,7 +215,7 @@ struct choice {
 /* Smaller goes first. */
 static int64_t rank(const struct mr_rack *k, const struct moor_link *l)
 {
-    const char *eviction = k->pool->options.eviction;
+    const char *eviction = MR_OPTION(k->pool->options.eviction);
     struct moor_link *m = (struct moor_link *)(uintptr_t)l;
     if (!strcmp(eviction, "fifo"))
         return atomic_load_explicit(&m->born_ns, memory_order_relaxed);
@@ -288,19 +282,19 @@ static void decay(struct pass *p)
     struct mr_keeper *b = p->rack->keeper;
     if (p->leased > b->busy_max)
         b->busy_max = p->leased;
-    if (p->o->surplus_decay_ms < 0)
+    if (MR_OPTION(p->o->surplus_decay_ms) < 0)
         return;
     if (p->now_ns < b->decay_ns) {
         due_by(p, b->decay_ns);
         return;
     }
     const uint32_t open = p->idle + p->leased;
-    const uint32_t need = b->busy_max + p->o->conns_min_idle;
+    const uint32_t need = b->busy_max + MR_OPTION(p->o->conns_min_idle);
     if (b->decay_ns && open > need && open > b->warm)
         mr_keeper_evict(p->rack, (open - need + 7) / 8, "not needed any more");
     b->busy_max = p->leased;
-    b->decay_ns = after(p->now_ns, p->o->surplus_decay_ms);
-    if (open > p->o->conns_min_idle)
+    b->decay_ns = after(p->now_ns, MR_OPTION(p->o->surplus_decay_ms));
+    if (open > MR_OPTION(p->o->conns_min_idle))
         due_by(p, b->decay_ns);
 }
 
@@ -332,9 +326,9 @@ static void check_clock(struct pass *p)
 /* A cap was lowered: what is idle goes, what is leased when it comes back. */
 static void shrink(struct pass *p)
 {
-    const uint32_t open = atomic_load_explicit(&p->rack->open, memory_order_relaxed);
-    if (open > p->o->conns_max)
-        mr_keeper_evict(p->rack, open - p->o->conns_max, "above conns_max");
+    const uint32_t surplus = mr_keeper_surplus(p->rack);
+    if (surplus)
+        mr_keeper_evict(p->rack, surplus, "above conns_max");
 }
 
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
@@ -361,7 +355,7 @@ void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
     b->sweep_gap_ns = p.has_changed                      ? GAP_MIN_NS
                       : b->sweep_gap_ns * 2 < GAP_MAX_NS ? b->sweep_gap_ns * 2
                                                          : GAP_MAX_NS;
-    if (p.idle < p.o->conns_min_idle)
+    if (p.idle < MR_OPTION(p.o->conns_min_idle))
         mr_keeper_kick(k);
     /* What is due and could not be done now is not tried in each turn. */
     int64_t at = now_ns + b->sweep_gap_ns;

@@ -20,6 +20,7 @@
 struct moor_driver;
 struct moor_link;
 struct mr_helpers;
+struct mr_rack;
 
 struct mr_io;
 struct mr_io_config;
@@ -50,16 +51,17 @@ struct moor_runtime {
     _Atomic(uint32_t)
         thread_words[MR_SHARDS_MAX]; /* futex: 0 starting, 1 running, else 2 + moor_err */
     uint32_t thread_count;
-    _Atomic(uint32_t) conns;                 /* open and being dialled, over all pools */
-    _Atomic(bool) wants_room;                /* as a pool's, under conns_max_runtime */
-    _Atomic(uint32_t) waiters;               /* over all pools */
-    _Atomic(uint32_t) next_shard;            /* where the next blocking call goes */
-    _Atomic(void *) tls;                     /* the TLS floor's, once made under `lock` */
-    void (*tls_end)(struct moor_runtime *r); /* frees it, after every pool */
-    _Atomic(struct mr_helpers *) helpers;    /* made when first needed */
+    _Atomic(uint32_t) conns;      /* open and being dialled, over all pools */
+    _Atomic(bool) wants_room;     /* as a pool's, under conns_max_runtime, or for a descriptor */
+    _Atomic(uint32_t) waiters;    /* over all pools */
+    _Atomic(uint32_t) next_shard; /* where the next blocking call goes */
+    _Atomic(void *) tls;          /* the TLS floor's, once made under `lock` */
+    void (*tls_end)(struct moor_runtime *r);                     /* frees it, after every pool */
+    _Atomic(struct mr_helpers *) helpers;                        /* made when first needed */
     _Atomic(const struct moor_driver *) drivers[MR_DRIVERS_MAX]; /* set once, under `lock` */
     struct mr_hint_line *hints;                                  /* core/rack.h */
     struct moor_link *links_made, *links_free;                   /* under `lock` */
+    struct mr_rack *racks_free;                                  /* under `lock` */
     bool has_membarrier;                     /* mr_runtime_barrier needs no fence of the others */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
     _Atomic(bool) has_backend;               /* both texts are set, for good */

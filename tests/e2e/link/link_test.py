@@ -50,6 +50,11 @@ class WithDirectory(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         self.directory = Path(directory.name)
 
+    def lacks(self, what):
+        """Nothing of this class can run, which is told to ctest at the end."""
+        print(f"skipped: {what}")
+        self.skipTest(what)
+
     def compile(self, *arguments, source="program.c"):
         program = self.directory / "program"
         output(CC, "-std=gnu17", "-Wall", "-Wextra", "-Werror", HERE / source, *arguments,
@@ -177,8 +182,7 @@ class Drivers(WithInstalled):
     def setUp(self):
         super().setUp()
         if not DRIVERS:
-            print("skipped: this tree builds no driver")
-            sys.exit(SKIPPED)
+            self.lacks("this tree builds no driver")
 
     def exported(self, name):
         return symbols("-D", "--defined-only", BUILD / f"libmooring-{name}.so")
@@ -267,8 +271,7 @@ class BesideJemalloc(WithDirectory):
         super().setUp()
         found = output(CC, "-print-file-name=libjemalloc.a").strip()
         if not os.path.isabs(found):
-            print("skipped: libjemalloc-dev is not installed")
-            sys.exit(SKIPPED)
+            self.lacks("libjemalloc-dev is not installed")
         self.archive = found
 
     def test_shared_jemalloc(self):
@@ -288,8 +291,7 @@ class BesideOpenSSL(WithDirectory):
     def setUp(self):
         super().setUp()
         if not shutil.which("openssl") or not header_exists("openssl/ssl.h"):
-            print("skipped: libssl-dev or openssl is not installed")
-            sys.exit(SKIPPED)
+            self.lacks("libssl-dev or openssl is not installed")
         # As the other tests of TLS do it.
         sys.path.insert(0, str(HERE.parent))
         from tls_authority import SERVER_CONF, Certificate, Key, make_all
@@ -337,4 +339,7 @@ def include():
 
 
 if __name__ == "__main__":
-    unittest.main()
+    outcome = unittest.main(exit=False).result
+    if not outcome.wasSuccessful():
+        sys.exit(1)
+    sys.exit(SKIPPED if len(outcome.skipped) == outcome.testsRun else 0)
