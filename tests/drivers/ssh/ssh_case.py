@@ -228,4 +228,4 @@ def main():
     if os.geteuid() == 0 and not os.path.isdir("/run/sshd"):
         print("sshd wants /run/sshd when it is root")
         sys.exit(77)
-    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])
