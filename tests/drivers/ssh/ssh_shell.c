@@ -9,6 +9,7 @@
 
 #include <libssh/libssh.h>
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -253,8 +254,9 @@ static void do_lease(char *args)
     if (!e) {
         char out[4096];
         const int status = run_on(a.native, args + 1, out, sizeof out);
-        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d", status,
-               a.reused ? "true" : "false", ssh_is_blocking(a.native));
+        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d, \"nonblock\": %d", status,
+               a.reused ? "true" : "false", ssh_is_blocking(a.native),
+               (fcntl(ssh_get_fd(a.native), F_GETFL) & O_NONBLOCK) != 0);
         print_text("out", out, strlen(out));
         if (status < 0)
             moor_lease_report(a.lease, NULL, SSH_FATAL);
