@@ -43,6 +43,8 @@ static struct slot *pop_free(struct moor_redis_shared *s)
     uint64_t head = atomic_load_explicit(&s->free_head, memory_order_acquire);
     while ((uint32_t)head) {
         struct slot *slot = slot_at(s, (uint32_t)head - 1);
+        if (!slot) /* never: what is on the list was made */
+            return NULL;
         const uint32_t next = atomic_load_explicit(&slot->next_free, memory_order_relaxed);
         const uint64_t wanted = ((head >> 32) + 1) << 32 | next;
         if (atomic_compare_exchange_weak_explicit(&s->free_head, &head, wanted,

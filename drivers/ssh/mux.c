@@ -79,7 +79,8 @@ static bool must_leave(const struct mr_ssh_session *s)
 
 static bool has_room(struct mr_ssh_session *s)
 {
-    if (s->is_leaving || s->commands.count >= mr_ssh_mux_limit(s))
+    const uint32_t closing = s->link->channels_limit ? s->closed : 0;
+    if (s->is_leaving || s->commands.count + closing >= mr_ssh_mux_limit(s))
         return false;
     s->is_leaving = must_leave(s);
     return !s->is_leaving;
@@ -248,7 +249,7 @@ void moor_ssh_mux_options_init_sized(moor_ssh_mux_options *o, size_t size)
 {
     const moor_ssh_mux_options defaults = {.size = size,
                                            .sessions_max = 4,
-                                           .channels_max = 10,
+                                           .channels_max = 8,
                                            .commands_max = 10000,
                                            .keepalive_ms = 15000,
                                            .hold_max_ms = 30000};

@@ -22,7 +22,7 @@
  * for that so long, and is closed. */
 #define MR_SSH_LINGER_MS 1000
 /* After so long a session that refused a channel is tried with one more. */
-#define MR_SSH_LIMIT_RAISE_MS 30000
+#define MR_SSH_LIMIT_RAISE_MS 5000
 /* A session that others wait for takes no new commands after so long. */
 #define MR_SSH_SHARE_MS 100
 
@@ -75,11 +75,14 @@ struct mr_ssh_session {
     struct mr_ssh_list commands;              /* with a channel, those that are told included */
     uint32_t told;                            /* of them */
     struct ssh_counter_struct bytes, packets; /* of libssh's: what came */
-    int64_t held_ms, heard_ms, linger_ms;     /* since when; linger 0 = it is in use */
-    bool is_leaving;                          /* no new commands: it goes back to the pool */
-    bool is_asked;                            /* keepalive: its answer has not been collected */
-    bool is_awaited;                          /* and nothing has come since */
-    bool is_stirred;                          /* there is something to do for it */
+    uint64_t bytes_seen;                      /* of those: dealt with */
+    uint32_t closed,
+        closed_asked; /* channels that are closed, but may still count for the server */
+    int64_t held_ms, heard_ms, linger_ms; /* since when; linger 0 = it is in use */
+    bool is_leaving;                      /* no new commands: it goes back to the pool */
+    bool is_asked;                        /* keepalive: its answer has not been collected */
+    bool is_awaited;                      /* and nothing has come since */
+    bool is_stirred;                      /* there is something to do for it */
 };
 
 /* One moor_acquire. */

@@ -121,7 +121,7 @@ static uint32_t open_channels(const struct mr_ssh_session *s, const struct mr_ss
 {
     uint32_t n = 0;
     for (const struct mr_ssh_command *c = s->commands.first; c; c = c->next)
-        n += c != except && c->state != MR_SSH_OPENING;
+        n += c != except && c->state > MR_SSH_OPENING;
     return n;
 }
 
@@ -211,6 +211,9 @@ void mr_ssh_command_leave(struct mr_ssh_command *c)
     struct mr_ssh_session *s = c->session;
     mr_ssh_list_remove(&s->commands, c);
     s->told -= c->is_told;
+    s->closed += c->state > MR_SSH_OPENING;
+    if (c->mux->queue.first)
+        mr_ssh_mux_kick(c->mux); /* there is room for another */
     c->session = NULL;
     /* The channel may outlive this, until the server closes it or the session goes. */
     ssh_remove_channel_callbacks(c->channel, &c->callbacks);

@@ -26,6 +26,10 @@ static void give_back(struct mr_ssh_session *s, moor_release_how how)
     moor_ssh_mux *m = s->mux;
     moor_poll_stop(&s->poll);
     forget(s);
+    for (int i = 0; i < MR_SSH_PUMPS_MAX && how == MOOR_REUSE && mr_ssh_is_alive(s->ssh) &&
+                    ssh_get_status(s->ssh) & SSH_WRITE_PENDING;
+         i++)
+        (void)ssh_execute_message_callbacks(s->ssh);
     ssh_set_counters(s->ssh, NULL, NULL);
     moor_release(s->lease, how);
     free(s);
@@ -69,12 +73,33 @@ static void lose(struct mr_ssh_session *s, const char *text)
 static void collect_answer(struct mr_ssh_session *s)
 {
     /* Sends nothing, see await_answer in driver.c. */
-    if (s->is_asked && ssh_channel_cancel_forward(s->ssh, "", 0) != SSH_AGAIN)
-        s->is_asked = false;
+    if (!s->is_asked || ssh_channel_cancel_forward(s->ssh, "", 0) == SSH_AGAIN)
+        return;
+    s->is_asked = false;
+    s->closed -= s->closed_asked;
+    if (s->closed_asked)
+        mr_ssh_mux_kick(s->mux); /* there is room for those */
+    s->closed_asked = 0;
+}
+
+static void ask_alive(struct mr_ssh_session *s)
+{
+    if (s->is_asked)
+        return;
+    s->is_asked = true;
+    s->closed_asked = s->closed;
+    (void)ssh_send_keepalive(s->ssh);
+}
+
+/* Every call of libssh's may have read: what it read, no poll will tell of. */
+static bool has_heard(const struct mr_ssh_session *s)
+{
+    return s->bytes.in_bytes != s->bytes_seen;
 }
 
 static void heard(struct mr_ssh_session *s)
 {
+    s->bytes_seen = s->bytes.in_bytes;
     s->heard_ms = mr_ssh_now_ms();
     s->is_awaited = false;
     collect_answer(s);
@@ -90,9 +115,7 @@ static bool ask_if_silent(struct mr_ssh_session *s)
         return false;
     s->is_awaited = true;
     s->heard_ms = mr_ssh_now_ms();
-    if (!s->is_asked)
-        (void)ssh_send_keepalive(s->ssh);
-    s->is_asked = true;
+    ask_alive(s);
     return true;
 }
 
@@ -110,11 +133,10 @@ static void settle_all(struct mr_ssh_session *s)
 static void work(struct mr_ssh_session *s)
 {
     for (int i = 0; i < MR_SSH_PUMPS_MAX && mr_ssh_is_alive(s->ssh); i++) {
-        const uint64_t before = s->bytes.in_bytes;
         (void)ssh_execute_message_callbacks(s->ssh);
         for (struct mr_ssh_command *c = s->commands.first; c; c = c->next)
             mr_ssh_command_step(c);
-        if (s->bytes.in_bytes != before)
+        if (has_heard(s))
             heard(s);
         else if (i > 0)
             return;
@@ -174,9 +196,16 @@ void mr_ssh_session_turn(struct mr_ssh_session *s)
         end(s, how);
         return;
     }
+    /* A server counts a channel until it has dealt with our close: its answer to something later shows that. */
+    if (s->closed && s->link->channels_limit)
+        ask_alive(s);
     if (!ask_if_silent(s)) {
         lose(s, "the server does not answer any more (keepalive)");
         return;
+    }
+    if (has_heard(s)) {
+        s->is_stirred = true;
+        mr_ssh_mux_kick(s->mux);
     }
     if (moor_poll_start(&s->poll, ssh_get_fd(s->ssh), mr_ssh_events(s->ssh), next_look(s)))
         lose(s, "no memory to wait for the session");

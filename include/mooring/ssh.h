@@ -37,7 +37,7 @@ typedef struct moor_ssh_mux_options {
     size_t size;                /* set by moor_ssh_mux_options_init                          */
     uint32_t sessions_max;      /* sessions it leases at a time; 1..1000, 4                   */
     uint32_t channels_max;      /* commands at a time in one session; the server may allow fewer
-                                   (MaxSessions), which is noticed; 1..1000, 10               */
+                                   (MaxSessions, 10 by default), which is noticed; 1..1000, 8 */
     uint32_t commands_max;      /* running and waiting; more are refused with EBUSY; 10000    */
     moor_ms keepalive_ms;       /* silence after which a session in use is asked for a sign of life, which it
                                    has as long again to give; MOOR_FOREVER = never; 15000     */

@@ -79,6 +79,7 @@ class SessionTest(Case):
         self.assertEqual(self.value("select @x, database(), @@autocommit, @@character_set_client, "
                                     "@@collation_connection, @@sql_mode = ''"),
                          "NULL|shop|1|utf8mb4|utf8mb4_general_ci|0;")
+        self.assertEqual(self.shell("charset", "a"), "utf8mb4")  # what libmariadb escapes for
         self.assertIn("error 1146", self.value("select * from mine"))
         self.assertEqual(self.value("select count(*) from t"), "0;")
         self.assertEqual(self.server.sql("select is_free_lock('ours')"), "1")

@@ -4,7 +4,7 @@
  *
  *     open NAME URL [OPTION=VALUE ...]   acquire NAME VAR [TIMEOUT_MS]   query VAR SQL   leave VAR SQL
  *     prepare VAR SQL   closed VAR SQL   report VAR   release VAR HOW   warm NAME COUNT   stats NAME FIELD   snapshot NAME
- *     send VAR SQL   suspend VAR SQL   become VAR USER PASSWORD   load NAME THREADS MS SQL   set NAME OPTION VALUE   close NAME
+ *     big VAR BYTES   charset VAR   send VAR SQL   suspend VAR SQL   become VAR USER PASSWORD   load NAME THREADS MS SQL   set NAME OPTION VALUE   close NAME
  */
 #include <mooring/mooring.h>
 #include <mooring/mysql.h>
@@ -257,6 +257,25 @@ static void do_prepare(char **w)
     left[left_count++] = stmt;
 }
 
+/* A statement of that many bytes. */
+static void do_big(char **w)
+{
+    static const char head[] = "select length('", tail[] = "')";
+    const size_t count = strtoul(w[2], NULL, 10);
+    MYSQL *my = leases[lease_of(w[1])].my;
+    char *sql = malloc(sizeof head + count + sizeof tail);
+    if (!sql)
+        abort();
+    memcpy(sql, head, sizeof head - 1);
+    memset(sql + sizeof head - 1, 'x', count);
+    memcpy(sql + sizeof head - 1 + count, tail, sizeof tail);
+    if (mysql_query(my, sql))
+        printf("error %u %s\n", mysql_errno(my), mysql_error(my));
+    else
+        print_result(my);
+    free(sql);
+}
+
 static void do_suspend(char **w)
 {
     static int answer;
@@ -381,6 +400,10 @@ static void run(char **w, int count)
         printf("%d\n", mysql_query(leases[lease_of(w[1])].my, w[2]));
     else if (!strcmp(w[0], "send"))
         printf("%d\n", mysql_send_query(leases[lease_of(w[1])].my, w[2], strlen(w[2])));
+    else if (!strcmp(w[0], "big"))
+        do_big(w);
+    else if (!strcmp(w[0], "charset"))
+        printf("%s\n", mysql_character_set_name(leases[lease_of(w[1])].my));
     else if (!strcmp(w[0], "suspend"))
         do_suspend(w);
     else if (!strcmp(w[0], "become"))

@@ -38,12 +38,22 @@ PermitRootLogin yes
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PrintMotd no
+SetEnv SHLVL=5
 LogLevel VERBOSE
 MaxStartups 100
 {more}
 """
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+_ports = []  # one request for all: each takes a slice of its own
+
+
+def next_port():
+    if not _ports:
+        _ports.extend(free_ports(64))
+    return _ports.pop()
 
 
 def die_with_parent():
@@ -64,7 +74,7 @@ def fingerprint(path):
 class Sshd:
     def __init__(self, root, more="", port=None):
         self.root, self.more = Path(root), more
-        self.port = port or free_ports(1)[0]
+        self.port = port or next_port()
         self.process = None
         self.root.mkdir()
         make_key(self.root / "host")
@@ -195,10 +205,10 @@ class SshCase(unittest.TestCase):
         """It must close in good order, with nothing leaked: sanitizers make the status 1."""
         if shell.process.stdin.closed:
             return
-        if shell.process.poll() is not None:
+        if shell.opened["err"] != "MOOR_OK":  # it has ended by itself
             shell.process.stdin.close()
+            self.assertEqual(shell.process.wait(WAIT_S), 0)
             shell.process.stdout.close()
-            self.assertEqual(shell.process.returncode, 0)
             return
         try:
             closed, status = shell.close()
@@ -208,6 +218,7 @@ class SshCase(unittest.TestCase):
             if shell.process.poll() is None:
                 shell.process.kill()
                 shell.process.wait()
+            shell.process.stdout.close()
 
 
 def main():

@@ -209,7 +209,7 @@ class Life(SshCase):
             got = shell.lease(timeout=1000)
         self.assertEqual(got["connect_err"], "MOOR_ECONNECT")
         server.start()
-        self.assertEqual(shell.lease("echo up")["out"], "up\n")
+        wait_until(lambda: shell.lease("echo up").get("out") == "up\n", "a session of the new server")
 
 
 if __name__ == "__main__":

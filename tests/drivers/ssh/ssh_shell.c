@@ -135,7 +135,7 @@ struct storm {
     char *text;
     unsigned count, cancel_every;
     moor_ms timeout_ms;
-    unsigned done, failed, bad_status, bytes;
+    unsigned done, failed, retryable, bad_status, bytes;
     char first_error[300];
     sem_t over;
 };
@@ -151,6 +151,7 @@ static void storm_done(void *user, const moor_ssh_done *d)
 {
     struct storm *s = user;
     if (d->fault.err) {
+        s->retryable += d->fault.safe_to_retry;
         if (!s->failed++)
             snprintf(s->first_error, sizeof s->first_error, "%s: %s: %s",
                      moor_err_name(d->fault.err), d->fault.what, d->text);
@@ -195,8 +196,8 @@ static void do_storm(char *args)
     CHECK(moor_post(moor_shard_at(runtime, 0), &s.task) == MOOR_OK);
     sem_wait(&s.over);
     sem_destroy(&s.over);
-    printf("{\"done\": %u, \"failed\": %u, \"bad_status\": %u, \"bytes\": %u", s.done, s.failed,
-           s.bad_status, s.bytes);
+    printf("{\"done\": %u, \"failed\": %u, \"retryable\": %u, \"bad_status\": %u, \"bytes\": %u",
+           s.done, s.failed, s.retryable, s.bad_status, s.bytes);
     print_text("first_error", s.first_error, strlen(s.first_error));
     printf("}\n");
 }
