@@ -14,13 +14,21 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { WORKERS = 8, MANY_MAX = 4, KEYS = 12, SLOTS = 8 };
+enum { WORKERS = 8, ASKERS = 4, MANY_MAX = 4, KEYS = 12, SLOTS = 8 };
 
 struct worker {
     struct soak_handles *h;
     pthread_t thread;
     uint64_t seed;
     uint64_t turns;
+};
+
+/* Acquires from inside a shard, where it never waits; one after the other. */
+struct asker {
+    struct soak_handles *h;
+    moor_task task;
+    uint64_t seed;
+    _Atomic(bool) is_busy;
 };
 
 /* Leases that one thread leaves for another to return. */
@@ -36,9 +44,10 @@ struct soak_handles {
     moor_pool_options options;
     struct dummy_script script;
     struct worker workers[WORKERS];
+    struct asker askers[ASKERS];
     pthread_t weather;
     struct letterbox box;
-    _Atomic(uint64_t) acquired, released, failed[64];
+    _Atomic(uint64_t) acquired, released, canceled, failed[64];
     _Atomic(uint64_t) events[MOOR_EVENT_POOL_DRAINED + 1];
     _Atomic(bool) has_leaked;
 };
@@ -148,23 +157,29 @@ static bool is_expected(moor_err e, bool is_many)
            (is_many && e == MOOR_EINVAL); /* more than conns_max, which has just been lowered */
 }
 
-static void note(struct worker *w, moor_err e, bool is_many)
+static void note(struct soak_handles *h, moor_err e, bool is_many)
 {
-    atomic_fetch_add(&w->h->failed[(unsigned)e % 64], 1);
+    atomic_fetch_add(&h->failed[(unsigned)e % 64], 1);
     if (!is_expected(e, is_many))
         soak_complain("an acquire failed with %s", moor_err_name(e));
 }
 
-static void turn(struct worker *w)
+static moor_acquire_options draw_options(uint64_t *seed)
 {
     static const moor_ms timeouts[] = {0, 1, 2, 5, 20, 60};
-    moor_pool *p = w->h->pool;
     moor_acquire_options o;
     moor_acquire_options_init(&o);
-    o.timeout_ms = timeouts[seed_below(&w->seed, 6)];
-    o.priority = (uint8_t)seed_below(&w->seed, MOOR_PRIORITIES);
-    if (draw(&w->seed, 300))
-        o.affinity = 1 + seed_below(&w->seed, KEYS);
+    o.timeout_ms = timeouts[seed_below(seed, 6)];
+    o.priority = (uint8_t)seed_below(seed, MOOR_PRIORITIES);
+    if (draw(seed, 300))
+        o.affinity = 1 + seed_below(seed, KEYS);
+    return o;
+}
+
+static void turn(struct worker *w)
+{
+    moor_pool *p = w->h->pool;
+    moor_acquire_options o = draw_options(&w->seed);
     moor_why why = {.size = sizeof why};
     o.why = draw(&w->seed, 500) ? &why : NULL;
     moor_acquired got[MANY_MAX];
@@ -184,7 +199,7 @@ static void turn(struct worker *w)
         e = moor_acquire_wait(p, &o, got);
     }
     if (e) {
-        note(w, e, count > 1);
+        note(w->h, e, count > 1);
         if (draw(&w->seed, 900)) /* at once again, now and then */
             soak_sleep_us(seed_below(&w->seed, 500));
         return;
@@ -201,6 +216,51 @@ static void *work(void *arg)
     for (; !atomic_load(&w->h->s->is_over); w->turns++)
         turn(w);
     return NULL;
+}
+
+/* ---- on a shard ---- */
+
+static void on_acquired(void *user, const moor_acquired *a)
+{
+    struct asker *k = user;
+    if (a->fault.err == MOOR_ECANCELED) {
+        atomic_fetch_add(&k->h->canceled, 1);
+    } else if (a->fault.err) {
+        note(k->h, a->fault.err, false);
+    } else {
+        atomic_fetch_add(&k->h->acquired, 1);
+        dummy_enter(a->native);
+        release(k->h, a, draw_how(&k->seed));
+    }
+    atomic_store(&k->is_busy, false);
+}
+
+static void ask(void *user)
+{
+    struct asker *k = user;
+    const moor_acquire_options o = draw_options(&k->seed);
+    moor_op op;
+    const moor_err e = moor_acquire(k->h->pool, &o, on_acquired, k, &op);
+    if (e) {
+        note(k->h, e, false);
+        atomic_store(&k->is_busy, false);
+    } else if (draw(&k->seed, 300)) {
+        moor_cancel(op);
+    }
+}
+
+static void post_askers(struct soak_handles *h, uint64_t *seed)
+{
+    const uint32_t shards = moor_runtime_shard_count(h->s->runtime);
+    for (int i = 0; i < ASKERS; i++) {
+        struct asker *k = &h->askers[i];
+        if (atomic_exchange(&k->is_busy, true))
+            continue;
+        k->task.run = ask;
+        k->task.user = k;
+        if (moor_post(moor_shard_at(h->s->runtime, (uint32_t)seed_below(seed, shards)), &k->task))
+            soak_complain("a shard takes no task");
+    }
 }
 
 /* ---- weather ---- */
@@ -287,7 +347,7 @@ static void look(struct soak_handles *h)
     moor_stats s;
     moor_pool_snapshot(h->pool, json, sizeof json, &len);
     moor_stats_read(h->pool, &s);
-    if (s.conns_leased > 64 || s.waiters > WORKERS)
+    if (s.conns_leased > 64 || s.waiters > WORKERS + ASKERS)
         soak_complain("%" PRIu64 " leased, %" PRIu64 " waiting", s.conns_leased, s.waiters);
     if (!moor_histogram_read(h->pool, MOOR_HISTOGRAM_ACQUIRE, &waits))
         moor_histogram_free(waits);
@@ -316,6 +376,7 @@ static void *make_weather(void *arg)
     uint64_t seed = h->s->seed ^ 0x57ea;
     while (!atomic_load(&h->s->is_over)) {
         soak_sleep_us(500 + seed_below(&seed, 8000));
+        post_askers(h, &seed);
         const uint64_t kind = seed_below(&seed, 100);
         if (kind < 40)
             set_something(h, &seed);
@@ -390,6 +451,10 @@ struct soak_handles *soak_handles_start(struct soak *s)
         if (pthread_create(&h->workers[i].thread, NULL, work, &h->workers[i]))
             abort();
     }
+    for (uint64_t i = 0; i < ASKERS; i++) {
+        h->askers[i].h = h;
+        h->askers[i].seed = s->seed + WORKERS + i;
+    }
     if (pthread_create(&h->weather, NULL, make_weather, h))
         abort();
     return h;
@@ -414,10 +479,10 @@ static void print(struct soak_handles *h)
     moor_stats_read(h->pool, &s);
     printf("handles: %" PRIu64 " acquired, %" PRIu64 " of them reused, %" PRIu64
            " connections made, %" PRIu64 " dials failed, %" PRIu64 " flushes, %" PRIu64
-           " pauses, %" PRIu64 " held long\n",
+           " pauses, %" PRIu64 " held long, %" PRIu64 " canceled\n",
            h->acquired, s.acquires_reused, s.conns_created, s.dials_failed,
            h->events[MOOR_EVENT_POOL_FLUSHED], h->events[MOOR_EVENT_POOL_PAUSED],
-           h->events[MOOR_EVENT_LEASE_HELD]);
+           h->events[MOOR_EVENT_LEASE_HELD], h->canceled);
     for (unsigned i = 0; i < 64; i++)
         if (h->failed[i])
             printf("handles: %" PRIu64 " failed with %s\n", h->failed[i],
@@ -432,6 +497,10 @@ void soak_handles_end(struct soak_handles *h)
             soak_complain("a thread never had its turn");
     }
     pthread_join(h->weather, NULL);
+    for (int i = 0; i < ASKERS; i++)
+        while (atomic_load(
+            &h->askers[i].is_busy)) /* a callback that never comes is found by the alarm */
+            soak_sleep_us(1000);
     empty(h);
     print(h);
     soak_check_counts("handles", h->pool, h->acquired, h->released);

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { SAMPLES = 128 };
+enum { SAMPLES = 128, EIGHTHS = 8 };
 /* Allowed on top of a fiftieth: a slab more, a thread's stack touched for the first time. */
 static const uint64_t USED_SLACK = 64 << 10, DIRTY_SLACK = 768 << 10;
 
@@ -47,8 +47,11 @@ static void compare(const char *what, const uint64_t *samples, uint64_t slack)
 {
     const uint64_t before = peak(samples, SAMPLES / 4, SAMPLES / 2);
     const uint64_t after = peak(samples, SAMPLES * 3 / 4, SAMPLES);
-    printf("%-14s %8" PRIu64 " KiB at most in the second quarter, %8" PRIu64 " in the last\n", what,
-           before >> 10, after >> 10);
+    printf("%s, KiB at most in each eighth of the run:", what);
+    for (int i = 0; i < EIGHTHS; i++)
+        printf(" %" PRIu64,
+               peak(samples, SAMPLES / EIGHTHS * i, SAMPLES / EIGHTHS * (i + 1)) >> 10);
+    printf("\n");
     if (!before)
         soak_complain("%s could not be read", what);
     if (after > before + before / 50 + slack)
