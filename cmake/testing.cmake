@@ -5,7 +5,8 @@
 #       [COMMAND prog ARG ...] default: the executable. A target's name stands for its file
 #       [ARGS ARG ...]         for the executable
 #       [LABELS l ...]         unit (default), sim, fuzz, e2e, bench-smoke, check; long = only with
-#                              ./run test --long
+#                              ./run test --long; again (set here) = the second backend of a test
+#                              with a database, in the release preset only
 #       [PUBLIC]               link mooring::mooring (public headers), not the library's objects
 #       [LIBS target ...]      more to link
 #       [BACKENDS]             run once per backend, as NAME@io_uring and NAME@epoll, with
@@ -32,6 +33,10 @@ function(mooring_register_test name backend)
     set(case "${name}@${backend}")
     list(APPEND environment "MOORING_IO_BACKEND=${backend}")
     list(APPEND t_LABELS "${backend}")
+    # With a database or sshd a test is long: under sanitizers once is enough.
+    if(backend STREQUAL "epoll" AND name MATCHES "^(postgres|mysql|redis|ssh|mooring_pool)")
+      list(APPEND t_LABELS again)
+    endif()
   endif()
   add_test(NAME "${case}" COMMAND ${t_COMMAND} WORKING_DIRECTORY "${CMAKE_CURRENT_BINARY_DIR}")
   set_tests_properties("${case}" PROPERTIES

@@ -77,11 +77,24 @@ static void sweep_by(struct mr_berth *b, int64_t at_ns)
         mr_loop_timer(mr_berth_loop(b), &b->sweep, at_ns);
 }
 
+static int64_t check_due(struct mr_berth *b, const struct mr_conn *c)
+{
+    const int64_t since = c->proven_ns > c->idle_since_ns ? c->proven_ns : c->idle_since_ns;
+    return c->protocol->check ? mr_deadline(since, MR_OPTION(mr_berth_options(b)->check_every_ms))
+                              : MR_NEVER;
+}
+
 static void list_idle(struct mr_berth *b, struct mr_conn *c)
 {
     mr_list_remove(&c->link);
-    mr_list_push_front(&b->idle, &c->link);
-    c->idle_since_ns = mr_shard_now(b->shard);
+    if (c->is_checked) { /* nobody used it: as old as before */
+        c->is_checked = false;
+        c->proven_ns = mr_shard_now(b->shard);
+        mr_list_push_back(&b->idle, &c->link);
+    } else {
+        mr_list_push_front(&b->idle, &c->link);
+        c->idle_since_ns = mr_shard_now(b->shard);
+    }
     c->is_listed_idle = true;
     b->idle_count++;
     MR_STAT_ADD(b->local, conns_idle, 1);
@@ -92,6 +105,7 @@ static void list_idle(struct mr_berth *b, struct mr_conn *c)
         sweep_by(b, c->expires_ns);
     }
     sweep_by(b, mr_deadline(c->idle_since_ns, MR_OPTION(mr_berth_options(b)->idle_timeout_ms)));
+    sweep_by(b, check_due(b, c));
 }
 
 static void unlist_idle(struct mr_berth *b, struct mr_conn *c)
@@ -342,6 +356,32 @@ void mr_berth_close_unfit(struct mr_berth *b)
 
 /* ---- time ---- */
 
+/* Begins what is due; returns when the next is. */
+static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
+{
+    int64_t next = MR_NEVER;
+    if (!b->upstream->pool->protocol->check)
+        return next;
+    for (struct mr_list *l = b->idle.next; l != &b->idle;) {
+        struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        const int64_t due = check_due(b, c);
+        l = l->next;
+        if (due > now_ns) {
+            next = due < next ? due : next;
+            continue;
+        }
+        unlist_idle(b, c);
+        mr_list_remove(&c->link);
+        mr_list_push_front(&b->busy, &c->link);
+        mr_conn_move_to(c, MR_CONN_LEASED);
+        MR_STAT_ADD(b->local, conns_leased, 1);
+        c->used++;
+        c->is_checked = true;
+        c->protocol->check(c);
+    }
+    return next;
+}
+
 static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_berth *b = MR_CONTAINER_OF(t, struct mr_berth, sweep);
@@ -375,6 +415,9 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
     }
     if (b->expires_min_ns < next)
         next = b->expires_min_ns;
+    const int64_t check_at = check_idle(b, now_ns);
+    if (check_at < next)
+        next = check_at;
     if (next != MR_NEVER && next < now_ns + SWEEP_GAP_NS)
         next = now_ns + SWEEP_GAP_NS;
     mr_loop_timer(mr_berth_loop(b), &b->sweep, next);

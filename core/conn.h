@@ -56,6 +56,7 @@ struct mr_conn {
     struct mr_deferred flush;          /* one send per turn */
     struct mr_deferred feed;           /* rest is to be offered again */
     int64_t born_ns, idle_since_ns;
+    int64_t proven_ns;              /* when a check last passed; 0 = never */
     int64_t expires_ns;             /* max lifetime with its jitter, MR_NEVER */
     uint64_t bytes_out;             /* handed to the kernel since the conn was made */
     uint32_t uses;                  /* claims granted */
@@ -65,6 +66,7 @@ struct mr_conn {
     bool is_settled;                /* its dial is counted as a success or a failure */
     bool is_retired;                /* the peer did something to it while nobody used it */
     bool is_listed_idle;            /* on the berth's idle list */
+    bool is_checked;                /* claimed by its own check: goes back to where it lay */
     bool is_paused;                 /* rest waits for mr_conn_resume */
     bool is_replayable;             /* the claim that has it may be repeated by an attacker */
     uint32_t generation;            /* the pool's when it was dialled */

@@ -14,7 +14,7 @@ struct stream_link {
     moor_link link;
     uint32_t refs;        /* the conn, the lease it serves, a provider at work */
     struct mr_conn *conn; /* NULL: gone */
-    bool is_resetting;    /* the conn is claimed by the driver */
+    bool is_claiming;     /* the conn is claimed for a check or reset */
     moor_target target;   /* while it is prepared */
     moor_credentials *asked;
     moor_err provided;
@@ -87,8 +87,8 @@ void mr_driver_stream_over(moor_link *l, moor_task_kind task, bool is_well)
         mr_conn_fail(c, &l->fault);
         return;
     }
-    MR_ASSERT(task == MOOR_TASK_RESET && s->is_resetting);
-    s->is_resetting = false;
+    MR_ASSERT(s->is_claiming);
+    s->is_claiming = false;
     c->claim = NULL;
     mr_berth_release(c, is_well);
 }
@@ -162,6 +162,22 @@ static moor_err ask(struct stream_link *s)
 
 /* ---- the protocol ---- */
 
+/* While a lease has not got it, the driver has: until mr_driver_stream_over. */
+static void claim(struct stream_link *s, moor_task_kind task)
+{
+    struct mr_conn *c = s->conn;
+    s->is_claiming = true;
+    c->claim = s;
+    mr_link_begin(&s->link, task,
+                  mr_deadline(mr_shard_now(c->slot.shard),
+                              MR_OPTION(s->link.pool->options.connect_timeout_ms)));
+}
+
+static void check(struct mr_conn *c)
+{
+    claim(of(c), MOOR_TASK_CHECK);
+}
+
 static moor_err opened(struct mr_conn *c)
 {
     struct mr_upstream *u = c->berth->upstream;
@@ -211,8 +227,8 @@ static void ended(struct mr_conn *c, const moor_fault *fault)
         mr_stream_protocol.ended(c, fault);
         return;
     }
-    if (s->is_resetting && mr_link_halt(&s->link)) {
-        s->is_resetting = false;
+    if (s->is_claiming && mr_link_halt(&s->link)) {
+        s->is_claiming = false;
         c->claim = NULL;
         mr_berth_release(c, false);
     } else if (!fault->err) {
@@ -239,6 +255,7 @@ const struct mr_protocol mr_driver_stream_protocol = {
     .open = opened,
     .input = input,
     .ended = ended,
+    .check = check,
     .dropped = dropped,
 };
 
@@ -287,18 +304,14 @@ bool mr_driver_stream_returns(struct mr_conn *c, moor_release_how how)
                      : how == MOOR_DIRTY ? MOOR_VERDICT_RESET
                                          : MOOR_VERDICT_KEEP;
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(s->link.pool, "the driver saw it in what came back");
+        mr_pool_flush_of(s->link.pool, s->link.generation, "the driver saw it in what came back");
     if (v == MOOR_VERDICT_KEEP)
         return true;
     if (v != MOOR_VERDICT_RESET || !d->reset || !mr_conn_is_clean(c)) {
         atomic_store(&s->link.is_worn, 1);
         return true;
     }
-    s->is_resetting = true;
-    c->claim = s;
-    mr_link_begin(&s->link, MOOR_TASK_RESET,
-                  mr_deadline(mr_shard_now(c->slot.shard),
-                              MR_OPTION(s->link.pool->options.connect_timeout_ms)));
+    claim(s, MOOR_TASK_RESET);
     return false;
 }
 

@@ -4,15 +4,20 @@
  */
 #include "core/keeper.h"
 
+static void flushed(struct moor_pool *p)
+{
+    if (p->rack)
+        atomic_fetch_add(&p->rack->generation, 1);
+    mr_pool_event(p, NULL, MOOR_EVENT_POOL_FLUSHED, NULL);
+    mr_pool_kick_all(p);
+}
+
 void moor_pool_flush(moor_pool *p)
 {
     if (!p || mr_runtime_is_forked(p->runtime))
         return;
     atomic_fetch_add(&p->generation, 1);
-    if (p->rack)
-        atomic_fetch_add(&p->rack->generation, 1);
-    mr_pool_event(p, NULL, MOOR_EVENT_POOL_FLUSHED, NULL);
-    mr_pool_kick_all(p);
+    flushed(p);
 }
 
 void mr_pool_kick_all(struct moor_pool *p)
@@ -30,9 +35,22 @@ void mr_pool_kick_all(struct moor_pool *p)
     }
 }
 
-void mr_pool_flush_because(struct moor_pool *p, const char *why)
+static void log_flush(struct moor_pool *p, const char *why)
 {
     mr_log(&p->runtime->log, MOOR_LOG_WARN, "pool.flushed",
            "pool %s: every connection is replaced: %s", p->name, why);
+}
+
+void mr_pool_flush_of(struct moor_pool *p, uint32_t generation, const char *why)
+{
+    if (!atomic_compare_exchange_strong(&p->generation, &generation, generation + 1))
+        return;
+    log_flush(p, why);
+    flushed(p);
+}
+
+void mr_pool_flush_because(struct moor_pool *p, const char *why)
+{
+    log_flush(p, why);
     moor_pool_flush(p);
 }

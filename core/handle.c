@@ -119,8 +119,8 @@ static bool sleep_until_over(struct sleeper *s, const struct mr_clock *clock)
     return true;
 }
 
-static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
-                         moor_acquired *out, const char *site, bool is_try)
+static moor_err ask_and_wait(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
+                             moor_acquired *out, const char *site, bool is_try)
 {
     const struct moor_pool *p = k->pool;
     const struct mr_clock *clock = p->runtime->clock;
@@ -159,6 +159,23 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     }
     take_granted(&s.w, out, site, waited);
     return MOOR_OK;
+}
+
+/* Whoever closes the pool frees it when those who waited have heard of it and left. */
+static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint32_t count,
+                         moor_acquired *out, const char *site, bool is_try)
+{
+    struct moor_pool *p = k->pool;
+    if (!mr_pool_hold_end(p)) {
+        out->lease = (moor_lease){0};
+        out->native = NULL;
+        out->fault = (moor_fault){
+            .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "wait for a connection"};
+        return MOOR_ECLOSED;
+    }
+    const moor_err e = ask_and_wait(k, o, count, out, site, is_try);
+    mr_pool_unhold_end(p);
+    return e;
 }
 
 /* Somebody may be about to return one: cheaper than a sleep and a wake. */
@@ -317,7 +334,7 @@ void moor_lease_report(moor_lease lease, const char *sqlstate, int code)
     else
         atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(l->pool, "a holder reported an error that means so");
+        mr_pool_flush_of(l->pool, l->generation, "a holder reported an error that means so");
 }
 
 /* ---- returning ---- */
@@ -346,7 +363,7 @@ static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
     const uint32_t gate = atomic_load(&k->gate);
     l->is_marked = false;
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(k->pool, "the driver saw it in what came back");
+        mr_pool_flush_of(k->pool, l->generation, "the driver saw it in what came back");
     if (v == MOOR_VERDICT_DISCARD || v == MOOR_VERDICT_FLUSH)
         mr_rack_send(k, l, MR_ERRAND_CLOSE, "not reusable");
     else if (is_used_up(k, l))
@@ -356,11 +373,13 @@ static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
     else if (gate & MR_RACK_CLOSED)
         mr_rack_send(k, l, MR_ERRAND_CLOSE, "pool is draining");
     else if (gate & MR_RACK_ABOVE)
-        mr_rack_send(k, l, MR_ERRAND_CLOSE, "above conns_max");
+        mr_rack_send(k, l, v == MOOR_VERDICT_RESET ? MR_ERRAND_SPARE_RESET : MR_ERRAND_SPARE, NULL);
     else if (v == MOOR_VERDICT_RESET)
         mr_rack_send(k, l, MR_ERRAND_RESET, NULL);
     else if (atomic_load_explicit(&k->checks_returns, memory_order_relaxed))
         mr_rack_send(k, l, MR_ERRAND_CHECK, NULL);
+    else if (atomic_load_explicit(&k->checks_takes, memory_order_relaxed))
+        mr_rack_put_unproven(k, l);
     else
         mr_rack_put(k, l);
 }
@@ -370,9 +389,11 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
                               moor_release_how how)
 {
     const moor_verdict v = verdict_of(l, how);
+    l->is_marked = false;
     const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
     if (v != MOOR_VERDICT_KEEP || (atomic_load(&k->gate) & ~minor) || !mr_rack_is_fit(k, l) ||
-        is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed)) {
+        is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed) ||
+        atomic_load_explicit(&k->checks_takes, memory_order_relaxed)) {
         if (mr_link_claim(l, word, MR_LINK_KEPT))
             put_back(k, l, v);
         return;
@@ -381,7 +402,7 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
         return;
     /* That was a full barrier: who came to wait meanwhile either sees the link, or is seen here. */
     if (MR_UNLIKELY(!is_open(k)))
-        mr_rack_serve(k);
+        mr_rack_serve_as_guest(k);
 }
 
 void mr_handle_release(moor_lease lease, moor_release_how how)
@@ -404,5 +425,5 @@ void mr_handle_release(moor_lease lease, moor_release_how how)
                           memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
     if (MR_UNLIKELY(!is_open(k)))
-        mr_rack_serve(k);
+        mr_rack_serve_as_guest(k);
 }

@@ -14,6 +14,7 @@ static bool is_closed(const struct mr_rack *k)
     return atomic_load(&((struct mr_rack *)(uintptr_t)k)->gate) & MR_RACK_CLOSED;
 }
 
+static void ready(struct moor_link *l);
 static void run_kick(struct mr_message *m);
 static void run_end(struct mr_deferred *d);
 static void feed(struct mr_rack *k);
@@ -139,14 +140,23 @@ static void check(struct mr_rack *k, struct moor_link *l)
                   mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms)));
 }
 
+static bool is_spare(enum mr_link_errand e)
+{
+    return e == MR_ERRAND_SPARE || e == MR_ERRAND_SPARE_RESET;
+}
+
 static void run_errand(struct mr_rack *k, struct moor_link *l)
 {
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     if (l->errand == MR_ERRAND_JOB) {
         mr_link_unblocked(l);
-    } else if (l->errand == MR_ERRAND_CLOSE || is_closed(k) || is_old(l) ||
-               atomic_load(&l->is_worn)) {
-        mr_keeper_close(l, l->close_why ? l->close_why : "not reusable");
+    } else if (l->errand == MR_ERRAND_CLOSE || (is_spare(l->errand) && mr_keeper_surplus(k)) ||
+               is_closed(k) || is_old(l) || atomic_load(&l->is_worn)) {
+        mr_keeper_close(l, l->close_why          ? l->close_why
+                           : is_spare(l->errand) ? "above conns_max"
+                                                 : "not reusable");
+    } else if (l->errand == MR_ERRAND_SPARE) {
+        ready(l);
     } else if (l->errand == MR_ERRAND_CHECK) {
         check(k, l);
     } else {
@@ -380,6 +390,7 @@ static void end_without_shard(struct mr_rack *k)
         for (struct moor_link *l = take_errands(k), *next; l; l = next) {
             next = l->chain;
             l->is_working = l->is_ended = false;
+            b->coming += l->is_late;
             if (l->dial)
                 mr_link_dial_task_over(l, false);
             else
@@ -442,12 +453,23 @@ void mr_keeper_leave(struct mr_rack *k)
 
 /* ---- outcomes ---- */
 
+uint32_t mr_keeper_surplus(const struct mr_rack *k)
+{
+    const uint32_t max = MR_OPTION(k->pool->options.conns_max);
+    const uint32_t open =
+        atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->open, memory_order_relaxed) -
+        k->keeper->closing;
+    return open > max ? open - max : 0;
+}
+
 void mr_keeper_close(struct moor_link *l, const char *why)
 {
     struct mr_rack *k = l->rack;
     mr_link_unwatch(l);
     mr_rack_unbind(k, l);
     l->close_why = why;
+    k->keeper->closing += !l->is_closing;
+    l->is_closing = true;
     mr_link_begin(l, MOOR_TASK_CLOSE, mr_shard_now(mr_keeper_shard(k)) + CLOSE_NS);
 }
 
@@ -466,6 +488,7 @@ void mr_keeper_gone(struct moor_link *l)
     if (atomic_load_explicit(&l->uses, memory_order_relaxed))
         atomic_fetch_add_explicit(&k->first_uses, 1, memory_order_relaxed);
     b->links--;
+    b->closing -= l->is_closing;
     atomic_fetch_sub_explicit(&k->open, 1, memory_order_relaxed);
     MR_STAT_ADD(b->local, conns_open, -1);
     MR_STAT_ADD(b->local, conns_closed, 1);
@@ -531,6 +554,21 @@ void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well)
         ready(l);
     else
         lose(l, task == MOOR_TASK_RESET ? "its reset failed" : "its check failed");
+}
+
+void mr_keeper_task_late(struct moor_link *l)
+{
+    struct mr_rack *k = l->rack;
+    struct mr_keeper *b = k->keeper;
+    moor_fault fault = l->fault;
+    b->coming--;
+    if (l->dial) {
+        mr_pool_note_failure(l->route->upstream, &fault);
+        fault.safe_to_retry = true;
+        if (!atomic_load(&k->open) && !b->coming)
+            mr_rack_fail_waiters(k, &fault);
+    }
+    feed(k);
 }
 
 void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_link *l,

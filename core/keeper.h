@@ -21,8 +21,9 @@ struct mr_keeper {
     bool is_feeding, feeds_again;
 
     uint32_t dialing,
-        coming;     /* links being made; those and links that will be handed out after a task */
-    uint32_t links; /* in the table or being made */
+        coming;       /* links being made; those and links that will be handed out after a task */
+    uint32_t links;   /* in the table or being made */
+    uint32_t closing; /* of those in the table */
     _Atomic(uint32_t) warm; /* moor_pool_warm wants so many open */
     struct mr_list tasks;   /* links whose driver is at work here, by `tasks` */
     struct mr_timer sweep, retry;
@@ -56,11 +57,16 @@ static inline struct mr_loop *mr_keeper_loop(const struct mr_rack *k)
 
 /* From core/link_task.c: the driver's task of a ready link is over. */
 void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well);
+/* Its deadline passed while a helper has the link: nobody counts on it any more. The place under the caps stays
+ * taken until the helper lets go of it, so that few are stuck at a time. */
+void mr_keeper_task_late(struct moor_link *l);
 /* From core/link_dial.c. NULL link: a dial of u that failed, as the fault says. */
 void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_link *l,
                          const moor_fault *fault);
 /* A KEPT link ends: gently if the driver can. */
 void mr_keeper_close(struct moor_link *l, const char *why);
+/* How many more are open, and are to stay, than conns_max allows. */
+uint32_t mr_keeper_surplus(const struct mr_rack *k);
 /* It is gone from the driver: counted out, its memory given back. */
 void mr_keeper_gone(struct moor_link *l);
 /* Idle links close, as the options say which first. Fewer if there are fewer. */

@@ -48,7 +48,15 @@ static inline uint64_t mr_link_next(uint64_t word, enum mr_link_state to)
 }
 
 /* What is to become of a KEPT link that was sent to the keeper. */
-enum mr_link_errand { MR_ERRAND_RESET, MR_ERRAND_CHECK, MR_ERRAND_CLOSE, MR_ERRAND_JOB };
+enum mr_link_errand {
+    MR_ERRAND_NONE,
+    MR_ERRAND_RESET,
+    MR_ERRAND_CHECK,
+    MR_ERRAND_CLOSE,
+    MR_ERRAND_SPARE, /* closed if more are open than conns_max allows */
+    MR_ERRAND_SPARE_RESET,
+    MR_ERRAND_JOB
+};
 
 struct moor_link {
     struct moor_slot_ slot; /* first; shard is NULL: that tells it from a shard lease */
@@ -66,7 +74,7 @@ struct moor_link {
     void *native;
     uint32_t generation;     /* the pool's when it was dialled */
     uint32_t place;          /* in the table */
-    uint64_t affinity;       /* key it serves, 0 = none; under the pool's lock */
+    uint32_t keys;           /* of affinity that it serves; under the pool's lock */
     uint64_t order;          /* fifo: when it came back; under the pool's lock */
     bool is_marked;          /* a report says that it has to be reset */
     struct moor_link *chain; /* of a batch, of an errand */
@@ -84,6 +92,7 @@ struct moor_link {
     bool is_late;    /* its deadline passed while a helper had it */
     bool is_working; /* a helper has it */
     bool is_ended;   /* while it worked the shard was left: dropped when the helper is done */
+    bool is_closing; /* counted as such */
     bool is_listed;  /* on the keeper's list: something is under way on its shard */
     struct mr_list tasks;
     uint64_t poll_id, watch_id;

@@ -90,6 +90,8 @@ static void lose(struct mr_link_dial *d)
     if (fault.err != MOOR_ECANCELED)
         mr_pool_note_connect_text(u, l->text);
     mr_link_drop(l);
+    if (mr_timer_is_armed(&l->deadline)) /* a provider that failed in time */
+        mr_loop_untimer(loop_of(d), &l->deadline);
     free_dial(d);
     mr_link_give(k->pool->runtime, l);
     mr_keeper_dial_over(k, u, NULL, &fault);

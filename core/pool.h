@@ -171,6 +171,8 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
 /* TLS_READY and CERT_EXPIRING. */
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
+/* Why a dial that is not over yet will fail. */
+void mr_pool_note_failure(struct mr_upstream *u, const moor_fault *fault);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
 /* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
 void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);
@@ -178,6 +180,9 @@ void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, b
 void mr_pool_kick_all(struct moor_pool *p);
 /* moor_pool_flush, and says why. */
 void mr_pool_flush_because(struct moor_pool *p, const char *why);
+/* The same because of a conn of that generation: if it was flushed since, that says nothing of what took its
+ * place. */
+void mr_pool_flush_of(struct moor_pool *p, uint32_t generation, const char *why);
 /* When a conn made now reaches its maximum lifetime, jitter included; MR_NEVER. random: any 64 bits. */
 int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random);
 /* Fills counts and the last connect error. */

@@ -33,6 +33,9 @@ struct mr_protocol {
     /* mr_conn_drain was called while it has claims: say goodbye where the protocol can. Releases
      * nothing. NULL = nothing to say. */
     void (*drain)(struct mr_conn *c);
+    /* Idle for check_every_ms: claimed for this, prove that the peer still serves, then mr_berth_release. NULL =
+     * its armed read is enough. */
+    void (*check)(struct mr_conn *c);
     /* The last call: the conn is closing, c->claim and c->state are to be let go. Claims that still run
      * have been told by ended(). NULL = nothing to free. */
     void (*dropped)(struct mr_conn *c);

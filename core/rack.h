@@ -60,6 +60,7 @@ struct mr_waiter {
     struct moor_link *links; /* granted, chained */
     uint8_t priority;
     bool is_queued, is_reused;
+    bool is_bound; /* in its link's queue: only that one serves it */
     moor_wait_reason reason;
     moor_fault fault;
     struct mr_waiter *next; /* of those to be told */
@@ -69,11 +70,16 @@ struct mr_waiter {
     256 /* keys remembered at a time; a newer one takes an older one's place */
 
 struct mr_rack {
+    /* Read by who has just returned what may have been the pool's last link. So the memory stays mapped, as links
+     * do; with `guests` counted in first, a rack that is not gone stays until they are counted out. */
+    _Atomic(uint32_t) gate; /* 0: the fast path is open */
+    _Atomic(uint32_t) guests;
+    _Atomic(bool) is_gone;
+
     /* read by every acquire and release, written rarely */
     uint64_t id; /* no two racks of the process have the same: what threads remember links by */
     struct mr_hint_line *hints;              /* the runtime's */
     const volatile unsigned char *fork_page; /* the same */
-    _Atomic(uint32_t) gate;                  /* 0: the fast path is open */
     _Atomic(uint32_t) generation;            /* as the pool's */
     _Atomic(struct mr_rack_table *) table;
     _Atomic(uint32_t) used; /* slots of the table ever used: where looking ends */
@@ -81,13 +87,16 @@ struct mr_rack {
     const moor_driver *driver;
     _Atomic(uint32_t) uses_max;   /* option, 0 = none */
     _Atomic(bool) checks_returns; /* option check_on_return */
+    _Atomic(bool) checks_takes;   /* option check_after_ms is 0: each time */
 
     /* under the pool's lock */
     struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
     struct mr_list queue[MOOR_PRIORITIES];
     uint32_t calm;    /* looks under the lock in a row that found nobody waiting */
     uint32_t waiting; /* waiters */
-    uint32_t wanted;  /* links they want, less those they have */
+    uint32_t bound;   /* of those, who wait for the link of their key */
+    uint32_t wanted;  /* links the others want, less those they have */
+    struct mr_waiter *gatherer; /* the batch that has a part of its links; it is the first */
     uint64_t tickets, orders;
     struct moor_link *errands; /* links for the keeper, newest first */
     bool is_pause_failing;
@@ -103,6 +112,7 @@ struct mr_rack {
     _Atomic(uint32_t) open; /* links ready */
 
     struct mr_keeper *keeper;
+    struct mr_rack *next_free;
 };
 
 /* route: taken on success. */
@@ -112,6 +122,8 @@ MOOR_NODISCARD moor_err mr_rack_create(struct moor_pool *p, struct mr_route *rou
 void mr_rack_read_options(struct mr_rack *k);
 /* No link, no waiter. */
 void mr_rack_destroy(struct mr_rack *k);
+/* The memory of those that were destroyed. */
+void mr_racks_free(struct moor_runtime *r);
 
 /* Taken, but not fit: to the keeper, or back to whose it is. */
 void mr_rack_turn_down(struct mr_rack *k, struct moor_link *l);
@@ -159,13 +171,22 @@ static inline struct moor_link *mr_rack_retake(struct mr_rack *k)
 struct moor_link *mr_rack_take(struct mr_rack *k);
 /* The same under the lock; the caller kicks the keeper after. */
 struct moor_link *mr_rack_take_locked(struct mr_rack *k);
+/* Of the idle ones, that with the fewest keys. */
+struct moor_link *mr_rack_take_unkeyed(struct mr_rack *k);
+/* Under the lock, for the keeper, who is to be kicked after. */
+void mr_rack_push_errand(struct mr_rack *k, struct moor_link *l, enum mr_link_errand errand,
+                         const char *why);
 /* A link that is LEASED or KEPT and the caller's goes to the first who waits, or is idle from now on. */
 void mr_rack_put(struct mr_rack *k, struct moor_link *l);
+/* The same, but it has to be checked before anybody gets it. */
+void mr_rack_put_unproven(struct mr_rack *k, struct moor_link *l);
 /* The same, but the keeper has something to do with it before. */
 void mr_rack_send(struct mr_rack *k, struct moor_link *l, enum mr_link_errand errand,
                   const char *why);
-/* What is idle goes to those who wait. */
+/* What is idle goes to those who wait; of a pool that drains, to the keeper. */
 void mr_rack_serve(struct mr_rack *k);
+/* The same by who has no link of it any more, and so nothing that keeps the pool. */
+void mr_rack_serve_as_guest(struct mr_rack *k);
 
 /* A place in the table, for a link of the keeper's, which is KEPT. ENOMEM. Keeper. */
 MOOR_NODISCARD moor_err mr_rack_add(struct mr_rack *k, struct moor_link *l);
@@ -188,9 +209,20 @@ struct mr_route *mr_rack_route(struct mr_rack *k);
 /* Wiped and shut with the last one. Any thread. */
 void mr_route_unref(struct moor_runtime *r, struct mr_route *route);
 
+/* ---- affinity: core/rack_key.c; under the lock ---- */
+
+/* NULL: the key has none. */
+struct moor_link *mr_rack_link_of_key(struct mr_rack *k, uint64_t key);
+/* The key has none, or one that l takes the place of. */
+void mr_rack_bind_key(struct mr_rack *k, uint64_t key, struct moor_link *l);
+/* Into a queue that is in order of importance and age. */
+void mr_rack_insert(struct mr_list *queue, struct mr_waiter *w);
+/* Those who wait for this one wait for any; true: there were some. */
+bool mr_rack_release_wanted(struct mr_rack *k, struct moor_link *l);
+
 /* ---- waiting: core/rack_wait.c ---- */
 
-/* Its key is nobody's any more, and who waited for it waits for any. */
+/* Its keys are nobody's any more, and who waited for it waits for any. */
 void mr_rack_unbind(struct mr_rack *k, struct moor_link *l);
 
 /* Queues w, or serves it at once. EBUSY, ECLOSED, ETIMEDOUT (its deadline is now). */

@@ -106,11 +106,30 @@ static void put(struct writer *w, const char *format, ...)
     w->len += n > 0 ? (size_t)n : 0;
 }
 
+/* Bytes of the UTF-8 character at c; 0: none. */
+static int utf8_len(const unsigned char *c)
+{
+    const int n = *c < 0xc2 ? 0 : *c < 0xe0 ? 2 : *c < 0xf0 ? 3 : *c < 0xf5 ? 4 : 0;
+    for (int i = 1; i < n; i++)
+        if ((c[i] & 0xc0) != 0x80)
+            return 0;
+    const bool is_bad = (*c == 0xe0 && c[1] < 0xa0) || (*c == 0xed && c[1] > 0x9f) ||
+                        (*c == 0xf0 && c[1] < 0x90) || (*c == 0xf4 && c[1] > 0x8f);
+    return is_bad ? 0 : n;
+}
+
+/* A server's words may be cut anywhere and in any encoding: what is no UTF-8 is replaced. */
 static void put_text(struct writer *w, const char *key, const char *text)
 {
     put(w, "\"%s\":\"", key);
     for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c == '"' || *c == '\\')
+        const int len = utf8_len(c);
+        if (len) {
+            put(w, "%.*s", len, (const char *)c);
+            c += len - 1;
+        } else if (*c >= 0x80)
+            put(w, "\\ufffd");
+        else if (*c == '"' || *c == '\\')
             put(w, "\\%c", *c);
         else if (*c < ' ')
             put(w, "\\u%04x", *c);

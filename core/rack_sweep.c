@@ -57,7 +57,7 @@ static void on_readable(void *ctx, uint32_t events)
     }
     MR_STAT_ADD(k->keeper->local, conns_retired, 1);
     if (v == MOOR_VERDICT_FLUSH)
-        mr_pool_flush_because(k->pool, "an idle connection was told so");
+        mr_pool_flush_of(k->pool, l->generation, "an idle connection was told so");
     mr_keeper_close(l, "the peer ended it");
 }
 
@@ -326,9 +326,9 @@ static void check_clock(struct pass *p)
 /* A cap was lowered: what is idle goes, what is leased when it comes back. */
 static void shrink(struct pass *p)
 {
-    const uint32_t open = atomic_load_explicit(&p->rack->open, memory_order_relaxed);
-    if (open > MR_OPTION(p->o->conns_max))
-        mr_keeper_evict(p->rack, open - MR_OPTION(p->o->conns_max), "above conns_max");
+    const uint32_t surplus = mr_keeper_surplus(p->rack);
+    if (surplus)
+        mr_keeper_evict(p->rack, surplus, "above conns_max");
 }
 
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)

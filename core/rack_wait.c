@@ -51,105 +51,124 @@ void mr_rack_shut(struct mr_rack *k, uint32_t bits)
         mr_runtime_barrier(k->pool->runtime);
 }
 
-static void unqueue(struct mr_rack *k, struct mr_waiter *w)
-{
-    mr_list_remove(&w->link);
-    w->is_queued = false;
-    k->waiting--;
-    atomic_fetch_sub(&k->pool->runtime->waiters, 1);
-    k->wanted -= w->want - w->got;
-}
+/* ---- the queue ---- */
 
-/* ---- affinity ---- */
-
-static size_t slot_of(uint64_t key)
+/* Where it is found by what it waits for; the count of links that are wanted follows. */
+static void enqueue(struct mr_rack *k, struct mr_waiter *w)
 {
-    return (size_t)((key * UINT64_C(0x9e3779b97f4a7c15)) >> 56) % MR_AFFINITY_SLOTS;
-}
-
-static struct moor_link *link_of_key(struct mr_rack *k, uint64_t key)
-{
-    if (!key || k->affinity[slot_of(key)].key != key)
-        return NULL;
-    struct moor_link *l = k->affinity[slot_of(key)].link;
-    return l && l->rack == k && l->affinity == key ? l : NULL;
-}
-
-static void bind_key(struct mr_rack *k, uint64_t key, struct moor_link *l)
-{
-    if (!key || l->affinity == key)
-        return;
-    const size_t at = slot_of(key);
-    struct moor_link *before = k->affinity[at].key ? k->affinity[at].link : NULL;
-    if (before && before->rack == k && before->affinity == k->affinity[at].key)
-        before->affinity = 0;
-    if (l->affinity && k->affinity[slot_of(l->affinity)].link == l)
-        k->affinity[slot_of(l->affinity)].key = 0;
-    l->affinity = key;
-    k->affinity[at].key = key;
-    k->affinity[at].link = l;
-}
-
-/* Those who waited for this one wait for any: it goes, or serves another key. */
-static void release_wanted(struct mr_rack *k, struct moor_link *l)
-{
-    struct mr_waiter *w;
-    while ((w = first_in(&l->wanted))) {
-        struct mr_list *queue = &k->queue[w->priority];
-        struct mr_list *at = queue->next;
-        mr_list_remove(&w->link);
-        while (at != queue && MR_CONTAINER_OF(at, struct mr_waiter, link)->ticket < w->ticket)
-            at = at->next;
-        mr_list_push_back(at, &w->link);
+    struct moor_link *own = mr_rack_link_of_key(k, w->affinity);
+    w->is_bound = own;
+    if (own) {
+        k->bound++;
+        w->reason = w->reason == MOOR_WAIT_PAUSED ? w->reason : MOOR_WAIT_AT_CAP;
+        mr_rack_insert(&own->wanted, w);
+    } else {
+        k->wanted += w->want - w->got;
+        mr_rack_insert(&k->queue[w->priority], w);
     }
 }
 
-void mr_rack_unbind(struct mr_rack *k, struct moor_link *l)
+static void dequeue(struct mr_rack *k, struct mr_waiter *w)
 {
-    mr_lock_lock(&k->pool->lock);
-    release_wanted(k, l);
-    if (l->affinity && k->affinity[slot_of(l->affinity)].link == l)
-        k->affinity[slot_of(l->affinity)].key = 0;
-    l->affinity = 0;
-    mr_lock_unlock(&k->pool->lock);
+    mr_list_remove(&w->link);
+    if (w->is_bound)
+        k->bound--;
+    else
+        k->wanted -= w->want - w->got;
+    w->is_bound = false;
+}
+
+static void unqueue(struct mr_rack *k, struct mr_waiter *w)
+{
+    dequeue(k, w);
+    w->is_queued = false;
+    k->waiting--;
+    atomic_fetch_sub(&k->pool->runtime->waiters, 1);
+    if (k->gatherer == w)
+        k->gatherer = NULL;
 }
 
 /* ---- granting ---- */
+
+static bool is_shut(struct mr_rack *k)
+{
+    return atomic_load(&k->gate) & (MR_RACK_PAUSED | MR_RACK_CLOSED);
+}
 
 static void add_to(struct mr_rack *k, struct mr_waiter *w, struct moor_link *l)
 {
     if (mr_link_state_of(mr_link_word(l)) != MR_LINK_LEASED)
         mr_link_set(l, MR_LINK_LEASED);
-    if (w->affinity && w->affinity != l->affinity) {
-        release_wanted(k, l);
-        bind_key(k, w->affinity, l);
-    }
+    if (w->affinity && mr_rack_link_of_key(k, w->affinity) != l)
+        mr_rack_bind_key(k, w->affinity, l);
     w->is_reused = atomic_load_explicit(&l->uses, memory_order_relaxed) > 0;
     l->chain = w->links;
     w->links = l;
     w->got++;
 }
 
-void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns, struct mr_waiter **told)
+/* Somebody waits for this one: if it lies idle it is the caller's now, or the keeper's to be checked before. */
+static bool claim_wanted(struct mr_rack *k, struct moor_link *l)
 {
-    const bool is_shut = atomic_load(&k->gate) & (MR_RACK_PAUSED | MR_RACK_CLOSED);
-    struct mr_waiter *w = is_shut ? NULL : first_for(k, l);
-    open_gate(k);
-    if (!w) {
-        l->order = ++k->orders;
-        mr_link_set(l, MR_LINK_IDLE);
-        return;
+    const uint64_t word = mr_link_word(l);
+    const enum mr_link_state s = mr_link_state_of(word);
+    if (s == MR_LINK_IDLE)
+        return mr_link_claim(l, word, MR_LINK_LEASED);
+    if (s == MR_LINK_STALE && mr_link_claim(l, word, MR_LINK_KEPT))
+        mr_rack_push_errand(k, l, MR_ERRAND_CHECK, NULL);
+    return false;
+}
+
+/* Who is to have l. Those whose key got a link since they came wait for that one from now on; if it lies idle it
+ * is put before *more. */
+static struct mr_waiter *choose(struct mr_rack *k, struct moor_link *l, struct moor_link **more)
+{
+    for (;;) {
+        struct mr_waiter *w = first_for(k, l);
+        struct moor_link *own = w && !w->is_bound ? mr_rack_link_of_key(k, w->affinity) : NULL;
+        if (!own || own == l)
+            return w;
+        dequeue(k, w);
+        enqueue(k, w);
+        if (claim_wanted(k, own)) {
+            own->chain = *more;
+            *more = own;
+        }
     }
+}
+
+static void grant(struct mr_rack *k, struct mr_waiter *w, struct moor_link *l, int64_t now_ns,
+                  struct mr_waiter **told)
+{
     /* A new word either way: the handle of the lease before must not fit this one. */
     mr_link_set(l, MR_LINK_LEASED);
     add_to(k, w, l);
-    k->wanted--;
-    if (w->got < w->want)
+    k->wanted -= !w->is_bound;
+    if (w->got < w->want) {
+        k->gatherer = w;
         return;
+    }
     unqueue(k, w);
     mr_histogram_record(&k->waits, now_ns - w->asked_ns);
     w->next = *told;
     *told = w;
+}
+
+void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns, struct mr_waiter **told)
+{
+    l->chain = NULL;
+    while (l) {
+        struct moor_link *more = l->chain;
+        struct mr_waiter *w = is_shut(k) ? NULL : choose(k, l, &more);
+        open_gate(k);
+        if (w) {
+            grant(k, w, l, now_ns, told);
+        } else {
+            l->order = ++k->orders;
+            mr_link_set(l, MR_LINK_IDLE);
+        }
+        l = more;
+    }
 }
 
 void mr_rack_tell(struct mr_waiter *told)
@@ -163,13 +182,18 @@ void mr_rack_tell(struct mr_waiter *told)
 
 static void serve(struct mr_rack *k, int64_t now_ns, struct mr_waiter **told)
 {
-    while (k->waiting && !(atomic_load(&k->gate) & (MR_RACK_PAUSED | MR_RACK_CLOSED))) {
+    for (uint32_t i = 0; k->bound && !is_shut(k) && i < mr_rack_used(k); i++) {
+        struct moor_link *l = mr_rack_at(k, i);
+        if (l && !mr_list_is_empty(&l->wanted) && claim_wanted(k, l))
+            mr_rack_settle(k, l, now_ns, told);
+    }
+    while (k->wanted && !is_shut(k)) {
         struct moor_link *l = mr_rack_take_locked(k);
         if (!l)
             break;
         const uint32_t wanted = k->wanted;
         mr_rack_settle(k, l, now_ns, told);
-        if (k->wanted == wanted) /* only for links of their own */
+        if (k->wanted == wanted)
             break;
     }
 }
@@ -181,11 +205,19 @@ void mr_rack_serve(struct mr_rack *k)
     mr_lock_lock(&k->pool->lock);
     serve(k, now, &told);
     open_gate(k);
-    const bool has_errands = k->errands;
+    const bool has_work = k->errands || atomic_load(&k->gate) & MR_RACK_CLOSED;
     mr_lock_unlock(&k->pool->lock);
     mr_rack_tell(told);
-    if (has_errands)
+    if (has_work)
         mr_keeper_kick(k);
+}
+
+void mr_rack_serve_as_guest(struct mr_rack *k)
+{
+    atomic_fetch_add(&k->guests, 1);
+    if (!atomic_load(&k->is_gone))
+        mr_rack_serve(k);
+    atomic_fetch_sub(&k->guests, 1);
 }
 
 /* ---- waiting ---- */
@@ -194,15 +226,11 @@ void mr_rack_serve(struct mr_rack *k)
 static bool serve_now(struct mr_rack *k, struct mr_waiter *w)
 {
     while (w->got < w->want) {
-        struct moor_link *own = link_of_key(k, w->affinity);
-        struct moor_link *l = NULL;
-        if (own) {
-            uint64_t word = mr_link_word(own);
-            if (mr_link_state_of(word) == MR_LINK_IDLE && mr_link_claim(own, word, MR_LINK_LEASED))
-                l = own;
-        } else {
-            l = mr_rack_take_locked(k);
-        }
+        struct moor_link *l = mr_rack_link_of_key(k, w->affinity);
+        if (l)
+            l = claim_wanted(k, l) ? l : NULL;
+        else
+            l = w->affinity ? mr_rack_take_unkeyed(k) : mr_rack_take_locked(k);
         if (!l)
             return false;
         add_to(k, w, l);
@@ -222,12 +250,33 @@ static bool is_first(struct mr_rack *k, uint8_t priority)
 static void put_back(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns,
                      struct mr_waiter **told)
 {
-    while (w->links) {
-        struct moor_link *l = w->links;
-        w->links = l->chain;
+    struct moor_link *l = w->links;
+    w->links = NULL;
+    w->got = 0;
+    for (struct moor_link *next; l; l = next) {
+        next = l->chain;
         mr_rack_settle(k, l, now_ns, told);
     }
-    w->got = 0;
+}
+
+/* Under the lock. A batch that has a part lets go of it for who goes before: it would hold that up, or wait for
+ * another batch that waits for it. */
+static void join_queue(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns,
+                       struct mr_waiter **told)
+{
+    struct mr_waiter *before = k->gatherer;
+    w->ticket = ++k->tickets;
+    w->is_queued = true;
+    k->waiting++;
+    atomic_fetch_add(&k->pool->runtime->waiters, 1);
+    enqueue(k, w);
+    if (w->is_bound || (before && before->priority <= w->priority))
+        return;
+    k->gatherer = w->got ? w : NULL;
+    if (before) {
+        k->wanted += before->got;
+        put_back(k, before, now_ns, told);
+    }
 }
 
 moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bool *out_served)
@@ -258,11 +307,11 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
         }
         mr_lock_unlock(&p->lock);
     }
-    const bool is_shut = gate & (MR_RACK_CLOSED | MR_RACK_PAUSED);
-    w->reason = gate & MR_RACK_PAUSED ? MOOR_WAIT_PAUSED
-                : k->waiting          ? MOOR_WAIT_TURN
-                                      : MOOR_WAIT_CONNECTING;
-    const bool is_done = !is_shut && is_first(k, w->priority) && serve_now(k, w);
+    w->reason = gate & MR_RACK_PAUSED              ? MOOR_WAIT_PAUSED
+                : atomic_load(&k->keeper->is_full) ? MOOR_WAIT_AT_CAP
+                : k->waiting                       ? MOOR_WAIT_TURN
+                                                   : MOOR_WAIT_CONNECTING;
+    const bool is_done = !is_shut(k) && is_first(k, w->priority) && serve_now(k, w);
     if (gate & MR_RACK_CLOSED || (gate & MR_RACK_PAUSED && k->is_pause_failing))
         e = MOOR_ECLOSED;
     else if (!is_done && w->deadline_ns <= now_ns)
@@ -272,13 +321,7 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
     if (e) {
         put_back(k, w, now_ns, &told);
     } else if (!is_done) {
-        struct moor_link *own = link_of_key(k, w->affinity);
-        w->ticket = ++k->tickets;
-        w->is_queued = true;
-        k->waiting++;
-        atomic_fetch_add(&p->runtime->waiters, 1);
-        k->wanted += w->want - w->got;
-        mr_list_push_back(own ? &own->wanted : &k->queue[w->priority], &w->link);
+        join_queue(k, w, now_ns, &told);
     }
     /* From here on w may be granted by somebody else. */
     *out_served = is_done && !e;
@@ -301,8 +344,11 @@ bool mr_rack_unwait(struct mr_waiter *w)
         unqueue(k, w);
         put_back(k, w, now, &told);
     }
+    const bool has_errands = k->errands;
     mr_lock_unlock(&k->pool->lock);
     mr_rack_tell(told);
+    if (has_errands)
+        mr_keeper_kick(k);
     return was_queued;
 }
 
@@ -313,7 +359,7 @@ void mr_rack_fail_waiters(struct mr_rack *k, const moor_fault *fault)
     mr_lock_lock(&k->pool->lock);
     for (uint32_t i = 0; i < mr_rack_used(k); i++)
         if (mr_rack_at(k, i))
-            release_wanted(k, mr_rack_at(k, i));
+            (void)mr_rack_release_wanted(k, mr_rack_at(k, i));
     struct mr_waiter *w;
     for (int i = 0; i < MOOR_PRIORITIES; i++)
         while ((w = first_in(&k->queue[i]))) {

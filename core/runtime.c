@@ -8,6 +8,7 @@
 #include "core/helpers.h"
 #include "core/keep.h"
 #include "core/link.h"
+#include "core/rack.h"
 #include "core/pool.h"
 #include "core/resolver.h"
 #include "core/shard.h"
@@ -310,6 +311,7 @@ static void free_runtime(struct moor_runtime *r)
     if (r->tls_end)
         r->tls_end(r);
     mr_links_free(r);
+    mr_racks_free(r);
     mr_hints_free(r);
     mr_resolver_destroy(r->resolver);
     if (r->fork_page)

@@ -20,6 +20,7 @@
 struct moor_driver;
 struct moor_link;
 struct mr_helpers;
+struct mr_rack;
 
 struct mr_io;
 struct mr_io_config;
@@ -60,6 +61,7 @@ struct moor_runtime {
     _Atomic(const struct moor_driver *) drivers[MR_DRIVERS_MAX]; /* set once, under `lock` */
     struct mr_hint_line *hints;                                  /* core/rack.h */
     struct moor_link *links_made, *links_free;                   /* under `lock` */
+    struct mr_rack *racks_free;                                  /* under `lock` */
     bool has_membarrier;                     /* mr_runtime_barrier needs no fence of the others */
     const volatile unsigned char *fork_page; /* 1 here, 0 in a forked child */
     _Atomic(bool) has_backend;               /* both texts are set, for good */

@@ -91,6 +91,9 @@ static void start(struct mr_mysql_link *s, const struct mr_mysql_config *c)
     s->waits = mysql_real_connect_start(&s->connected, s->my, is_path ? NULL : s->host, t->user,
                                         t->password, c->database[0] ? c->database : NULL, t->port,
                                         is_path ? t->path : NULL, c->client_flags);
+    const int fd = mysql_get_socket(s->my);
+    if (fd >= 0) /* libmariadb would leave it open to what the program executes */
+        (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     /* What libmariadb was given to dial is an address. What it then compares the certificate with is the same
      * text, of which it has kept the place until now, when the socket is connecting: so the name can be put
      * there. If a newer one copies the text, it compares with the address, and refuses. */
@@ -262,6 +265,8 @@ static moor_step connected(moor_link *l)
     /* It keeps the password to connect again, which it never shall. */
     if (s->my->passwd)
         explicit_bzero(s->my->passwd, strlen(s->my->passwd));
+    snprintf(s->user, sizeof s->user, "%s", s->my->user ? s->my->user : "");
+    s->thread_id = s->my->thread_id;
     mr_mysql_note_session(s->my, &s->fresh);
     s->usual = s->fresh;
     return MOOR_STEP_DONE;

@@ -16,6 +16,8 @@
 #define MR_MYSQL_HOST_MAX 256
 /* Identifiers end at 64 characters of up to 4 bytes. */
 #define MR_MYSQL_DB_MAX 260
+/* Users end at 128 characters. */
+#define MR_MYSQL_USER_MAX 516
 /* What the server may send as one packet: libmariadb's own limit is 1 GiB. packet-max in the query. */
 #define MR_MYSQL_PACKET_MAX ((size_t)64 << 20)
 /* moor_link_fail cuts there. */
@@ -101,6 +103,8 @@ struct mr_mysql_link {
     moor_poll watch; /* the deadline of what runs on a helper                                */
     int watch_fd;    /* a duplicate, so that it is this socket whatever libmariadb does; -1  */
     /* once connected */
+    char user[MR_MYSQL_USER_MAX];
+    unsigned long thread_id; /* the server's number for it                                   */
     struct mr_mysql_session fresh; /* after connect, before prepare: what reset goes back to */
     struct mr_mysql_session usual; /* after prepare: what holders find                      */
 };

@@ -93,13 +93,32 @@ static bool is_changed(const struct mr_mysql_link *s, bool *out_is_final)
            (s->my->server_status & told) != (s->usual.status & told);
 }
 
+/* A command was sent, and nothing read of its answer: mysql_send_query, or a call of the holder's own that it
+ * left suspended. Closing a statement and sending it a long value have no answer; the buffer still has which
+ * of them it was, unless it was longer. With compression packets are counted otherwise. */
+static bool is_unanswered(const NET *net)
+{
+    if (net->reading_or_writing)
+        return true;
+    return !net->compress && net->pkt_nr == 1 && net->buff && net->buff[4] != COM_STMT_CLOSE &&
+           net->buff[4] != COM_STMT_SEND_LONG_DATA;
+}
+
+/* Nothing that a reset could undo: mysql_change_user, or a holder that let libmariadb connect again. */
+static bool is_another(const struct mr_mysql_link *s)
+{
+    const MYSQL *my = s->my;
+    return my->options.reconnect || my->thread_id != s->thread_id || !my->user ||
+           strcmp(my->user, s->user) != 0;
+}
+
 moor_verdict mr_mysql_returned(moor_link *l, moor_release_how how)
 {
     const struct mr_mysql_config *c = moor_link_config(l);
     const struct mr_mysql_link *s = moor_link_state(l);
     const MYSQL *my = s->my;
     if (how == MOOR_DISCARD || !my->net.pvio || my->status != MYSQL_STATUS_READY ||
-        my->server_status & SERVER_MORE_RESULTS_EXIST)
+        my->server_status & SERVER_MORE_RESULTS_EXIST || is_unanswered(&my->net) || is_another(s))
         return MOOR_VERDICT_DISCARD;
     bool is_final = false;
     const bool changed = is_changed(s, &is_final);

@@ -123,6 +123,8 @@ static moor_step connected(moor_link *l, struct pg_link *s)
         snprintf(text, sizeof text, "the server closes the connection: %s", s->sqlstate);
         return pg_failed(l, MOOR_ERESET, text);
     }
+    struct pg_config *c = moor_link_config(l);
+    atomic_store_explicit(&c->is_warm, true, memory_order_relaxed);
     moor_link_set_native(l, s->conn);
     return MOOR_STEP_DONE;
 }
@@ -149,9 +151,11 @@ static void poll_once(moor_link *l)
 }
 
 /* SCRAM hashes a password thousands of times, as often as the server says; TLS reads root certificates and
- * proves a chain; Kerberos, if the URL asks for it, may talk to others. */
-static bool is_costly(ConnStatusType stage)
+ * proves a chain, and sets OpenSSL up when it is first used; Kerberos, if the URL asks for it, may talk to others. */
+static bool is_costly(const struct pg_config *c, ConnStatusType stage)
 {
+    if (stage == CONNECTION_MADE)
+        return !atomic_load_explicit(&c->is_warm, memory_order_relaxed);
     return stage == CONNECTION_AWAITING_RESPONSE || stage == CONNECTION_SSL_STARTUP ||
            stage == CONNECTION_GSS_STARTUP;
 }
@@ -163,7 +167,7 @@ moor_step pg_connect_resume(moor_link *l, struct pg_link *s, unsigned events)
     if (!pg_count_bytes(s, PG_REPLY_BYTES_MAX))
         return pg_failed(l, MOOR_EPROTO, "the server sends too much before it is ready");
     s->stage = PQstatus(s->conn);
-    if (is_costly(s->stage))
+    if (is_costly(moor_link_config(l), s->stage))
         return moor_link_block(l, poll_once);
     poll_once(l);
     return polled(l, s);

@@ -26,7 +26,8 @@ static bool find_sqlstate(const char *text, char sqlstate[6])
     return false;
 }
 
-/* Lines become one. Where in the server's source it was is nobody's concern here. */
+/* Lines become one. Where in the server's source it was, and what libpq guesses in a line that begins with a tab, is
+ * nobody's concern here. */
 static void fold(const char *text, char *out, size_t cap)
 {
     size_t len = 0;
@@ -34,7 +35,7 @@ static void fold(const char *text, char *out, size_t cap)
         const size_t whole = strcspn(line, "\n");
         const char *start = line + strspn(line, "\t ");
         const size_t blank = (size_t)(start - line);
-        if (blank < whole && strncmp(start, "LOCATION:", 9)) {
+        if (blank < whole && line[0] != '\t' && strncmp(start, "LOCATION:", 9) != 0) {
             const int n = snprintf(out + len, cap - len, "%s%.*s", len ? "; " : "",
                                    (int)(whole - blank), start);
             len += n > 0 ? (size_t)n : 0;

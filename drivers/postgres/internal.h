@@ -1,5 +1,5 @@
 /*
- * What the parts of the postgres driver share: a pool's configuration, which nobody changes once it is open, and
+ * What the parts of the postgres driver share: a pool's configuration, which hardly changes once it is open, and
  * the state of one connection, which belongs to whoever runs a hook of it: the keeper, the helper thread that
  * works for it meanwhile, or the holder of its lease. Never two of them at a time.
  */
@@ -9,6 +9,7 @@
 #include <mooring/postgres.h>
 
 #include <libpq-fe.h>
+#include <stdatomic.h>
 
 /* Keywords of a URL's query: libpq 15 has 40. */
 #define PG_WORDS_MAX 48
@@ -29,6 +30,7 @@ enum pg_role { PG_ROLE_ANY, PG_ROLE_PRIMARY, PG_ROLE_STANDBY };
 struct pg_config {
     moor_postgres_reset reset;
     enum pg_role role;
+    atomic_bool is_warm; /* a connect has succeeded: libpq has loaded what it loads once   */
     char *reset_sql;
     char *prepare_sql; /* NULL = none                                                     */
     char *database;    /* NULL = libpq's: the user's name                                 */

@@ -1,4 +1,4 @@
-"""PostgreSQL, MariaDB and Redis for the tests: real servers in a folder and on a port of their own, never as
+"""PostgreSQL, MariaDB, Redis and OpenSSH for the tests: real servers in a folder and on a port of their own, never as
 root, gone at the end.
 
 Each has .url, with user and password, .stop(), which gives it no time, and .start().
@@ -7,6 +7,7 @@ Each has .url, with user and password, .stop(), which gives it no time, and .sta
 import contextlib
 import ctypes
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,13 @@ def dies_with_us(with_signal):
     counts, so let that be the main thread."""
     PR_SET_PDEATHSIG = 1
     return lambda: LIBC.prctl(PR_SET_PDEATHSIG, with_signal)
+
+
+def descendants(pid):
+    with contextlib.suppress(OSError):
+        children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return children + [d for child in children for d in descendants(child)]
+    return []
 
 
 class Server:
@@ -80,7 +88,7 @@ class Server:
     def start(self):
         with open(self.root / "log", "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log,
-                                            stderr=log, cwd=self.root, **unprivileged(),
+                                            stderr=log, cwd=self.root, **self.privileges(),
                                             preexec_fn=dies_with_us(self.end_signal))
         wait_until(lambda: self.process.poll() is not None or self.is_ready(), self.programs[-1])
         if self.process.poll() is not None:
@@ -89,6 +97,9 @@ class Server:
 
     def is_ready(self):
         return is_listening(self.port)
+
+    def privileges(self):
+        return unprivileged()
 
     def stop(self):
         if self.process:
@@ -162,3 +173,56 @@ class Redis(Server):
 
     def command(self):
         return [program("redis-server"), self.root / "conf"]
+
+
+class OpenSSH(Server):
+    """It lets its own user in and starts that user's shell; nobody has none, so for nobody, where the tests run
+    as root, the server sees a passwd file and a shadow file of its own."""
+
+    programs = ("ssh-keygen", "unshare", "setpriv", "sshd")
+
+    @classmethod
+    def is_installed(cls):
+        if not super().is_installed():
+            return False
+        return os.getuid() != 0 or subprocess.run(["unshare", "--mount", "true"], check=False,
+                                                  stderr=subprocess.DEVNULL).returncode == 0
+
+    def prepare(self):
+        for name in ("host", "key", "stranger"):
+            self.run(program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", self.root / name)
+        (self.root / "conf").write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.root}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {self.root}/key.pub\nStrictModes no\nUsePAM no\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\n")
+        host = (self.root / "host.pub").read_text().split()
+        (self.root / "known").write_text(f"[127.0.0.1]:{self.port} {host[0]} {host[1]}\n")
+        user = pwd.getpwnam("nobody") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+        (self.root / "passwd").write_text(
+            f"root:x:0:0::/root:/bin/sh\n{user.pw_name}:NP:{user.pw_uid}:{user.pw_gid}::{self.root}:/bin/sh\n"
+            f"sshd:x:105:65534::/run/sshd:/usr/sbin/nologin\n")
+        (self.root / "shadow").write_text(f"{user.pw_name}:NP:20000:0:99999:7:::\n")  # not locked
+        for name in ("conf", "known", "passwd", "shadow"):
+            (self.root / name).chmod(0o644)
+        self.url = (f"ssh://{user.pw_name}@127.0.0.1:{self.port}?identity={self.root}/key&agent=none"
+                    f"&known_hosts={self.root}/known")
+
+    def privileges(self):
+        return {}  # they are given up by the command itself
+
+    def command(self):
+        command = [program("sshd"), "-D", "-e", "-f", str(self.root / "conf")]
+        if os.getuid() != 0:
+            return command
+        inside = (f"mount --bind {self.root}/passwd /etc/passwd && "
+                  f"mount --bind {self.root}/shadow /etc/shadow && exec setpriv --reuid=nobody "
+                  f"--regid=nogroup --clear-groups --pdeathsig KILL {' '.join(command)}")
+        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", inside]
+
+    def stop(self):
+        """With its sessions, which outlive who listens."""
+        sessions = descendants(self.process.pid) if self.process else []
+        super().stop()
+        for pid in sessions:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

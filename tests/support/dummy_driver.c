@@ -37,6 +37,25 @@ static bool takes(_Atomic(int) *count)
     return n != 0;
 }
 
+static void make_pair(struct dummy *d)
+{
+    int pair[2];
+    d->fd = d->peer = -1;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+        return;
+    d->fd = pair[0];
+    d->peer = pair[1];
+}
+
+static void close_pair(struct dummy *d)
+{
+    if (d->fd >= 0)
+        close(d->fd);
+    if (d->peer >= 0)
+        close(d->peer);
+    d->fd = d->peer = -1;
+}
+
 static moor_step end_step(moor_link *l)
 {
     struct dummy_script *s = script_of(l);
@@ -48,7 +67,8 @@ static moor_step end_step(moor_link *l)
         fails = takes(&s->connects_fail);
         break;
     case MOOR_TASK_PREPARE:
-        atomic_fetch_add(&s->ready, 1);
+        fails = takes(&s->prepares_fail);
+        atomic_fetch_add(&s->ready, !fails);
         atomic_fetch_sub(&s->connecting, 1);
         break;
     case MOOR_TASK_CHECK:
@@ -60,6 +80,10 @@ static moor_step end_step(moor_link *l)
         atomic_fetch_add(&s->resets, 1);
         d->resets++;
         d->is_dirty = false;
+        if (atomic_load(&s->reset_swaps)) {
+            close_pair(d);
+            make_pair(d);
+        }
         fails = takes(&s->resets_fail);
         break;
     default:
@@ -68,7 +92,9 @@ static moor_step end_step(moor_link *l)
     if (fails && moor_link_task(l) == MOOR_TASK_CONNECT)
         atomic_fetch_sub(&s->connecting, 1);
     if (fails)
-        return moor_link_fail(l, fault ? fault : MOOR_ECONNECT, 0, "as the script says");
+        return moor_link_fail(l, fault ? fault : MOOR_ECONNECT, 0,
+                              atomic_load(&s->says_bytes) ? "caf\xe9 \xff\"\n"
+                                                          : "as the script says");
     return MOOR_STEP_DONE;
 }
 
@@ -94,12 +120,8 @@ static moor_step start(moor_link *l)
         return moor_link_fail(l, MOOR_ENOMEM, 0, "");
     d->id = atomic_fetch_add(&next_id, 1);
     d->fd = d->peer = -1;
-    int pair[2];
-    if (atomic_load(&s->has_fd) &&
-        !socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)) {
-        d->fd = pair[0];
-        d->peer = pair[1];
-    }
+    if (atomic_load(&s->has_fd))
+        make_pair(d);
     moor_link_set_native(l, d);
     atomic_fetch_add(&s->connects, 1);
     const int now = atomic_fetch_add(&s->connecting, 1) + 1;
@@ -140,10 +162,8 @@ static moor_step resume(moor_link *l, unsigned events)
 static void drop(moor_link *l)
 {
     struct dummy *d = moor_link_native(l);
-    if (d && d->fd >= 0) {
-        close(d->fd);
-        close(d->peer);
-    }
+    if (d)
+        close_pair(d);
     free(d);
     moor_link_set_native(l, NULL);
     atomic_fetch_add(&script_of(l)->dropped, 1);

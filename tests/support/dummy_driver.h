@@ -24,11 +24,14 @@ struct dummy_script {
     _Atomic(int) connect_ms, prepare_ms, check_ms, reset_ms, close_ms; /* 0 = at once */
     _Atomic(int) connects_fail; /* so many more connects fail; -1 = all */
     _Atomic(int) checks_fail, resets_fail;
-    _Atomic(moor_err) fault;  /* of those; MOOR_OK = ECONNECT */
-    _Atomic(bool) has_fd;     /* each has a socket pair to watch */
-    _Atomic(int) block_ms;    /* connect sleeps so long on a helper */
-    _Atomic(bool) idle_keeps; /* readable while idle: taken in */
-    _Atomic(int) verdict;     /* of returned for MOOR_REUSE: enum moor_verdict */
+    _Atomic(moor_err) fault;   /* of those; MOOR_OK = ECONNECT */
+    _Atomic(bool) has_fd;      /* each has a socket pair to watch */
+    _Atomic(int) block_ms;     /* connect sleeps so long on a helper */
+    _Atomic(bool) idle_keeps;  /* readable while idle: taken in */
+    _Atomic(bool) reset_swaps; /* a reset makes a new pair: other numbers may be the same */
+    _Atomic(bool) says_bytes;  /* faults are told in bytes that are no text */
+    _Atomic(int) prepares_fail;
+    _Atomic(int) verdict; /* of returned for MOOR_REUSE: enum moor_verdict */
 
     _Atomic(int) connects, connecting, connecting_max, ready, dropped, checks, resets, closes,
         idles;

@@ -139,6 +139,29 @@ void cli_header_free(struct header_list *h)
     *h = (struct header_list){0};
 }
 
+/* Of parameters like sslpassword. In place. */
+static void mask_query(char *query)
+{
+    char *to = query;
+    for (const char *from = query; *from;) {
+        const size_t pair = strcspn(from, "&"), key = strcspn(from, "=&");
+        const bool has_rest = from[pair] == '&';
+        /* "pass" in any case, before the '=' of something: what is put there is never longer. */
+        bool is_secret = false;
+        for (size_t i = 0; i + 4 <= key && key + 1 < pair && !is_secret; i++)
+            is_secret = strncasecmp(from + i, "pass", 4) == 0;
+        const size_t kept = is_secret ? key + 1 : pair;
+        memmove(to, from, kept);
+        to += kept;
+        if (is_secret)
+            *to++ = '*';
+        if (has_rest)
+            *to++ = '&';
+        from += pair + has_rest;
+    }
+    *to = '\0';
+}
+
 const char *cli_mask_url(const char *url, char *out, size_t cap)
 {
     const char *scheme_end = strstr(url, "://");
@@ -147,6 +170,9 @@ const char *cli_mask_url(const char *url, char *out, size_t cap)
     const char *at = memrchr(authority, '@', authority_len);
     snprintf(out, cap, "%.*s%s%s", (int)(authority - url), url, at ? "***@" : "",
              at ? at + 1 : authority);
+    char *query = strchr(out, '?');
+    if (query)
+        mask_query(query + 1);
     /* It is printed: it may not end the line or talk to the terminal. */
     for (char *c = out; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f)
@@ -278,7 +304,7 @@ static const char *advice(const moor_fault *fault, const moor_why *why)
     case MOOR_EPROTO:
         return "what answers there breaks the protocol, or speaks another";
     case MOOR_EAUTH:
-        return "check user and password";
+        return "check user, password and keys";
     case MOOR_ETOOBIG:
         return "raise MOORING_HEADER_BYTES_MAX, MOORING_HEADER_COUNT_MAX or MOORING_BODY_BYTES_MAX";
     case MOOR_ENOMEM:

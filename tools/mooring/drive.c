@@ -188,6 +188,14 @@ const char *drive_acquire_line(const moor_fault *fault, const moor_why *why, cha
     return cli_fault_line(&seen, NULL, line, cap);
 }
 
+void drive_release(const struct drive *d, struct drive_call *c)
+{
+    if (c->session)
+        d->release(c);
+    else
+        moor_release(c->lease, c->how);
+}
+
 /* ---- failures ---- */
 
 void drive_kind(struct drive_call *c, const char *format, ...)

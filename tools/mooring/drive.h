@@ -15,6 +15,7 @@ enum { DRIVE_KIND_CAP = 32, DRIVE_TEXT_CAP = 200, DRIVE_VERSION_CAP = 96 };
 struct drive_call {
     moor_lease lease;
     void *native;           /* NULL for streams */
+    void *session;          /* run's own, which release ends; NULL before */
     const char *query;      /* ends with a NUL that query_len does not count */
     size_t query_len;
     moor_ms timeout_ms;     /* MOOR_FOREVER; what a handle's own library cannot keep, drive_fd is for */
@@ -31,6 +32,8 @@ struct drive {
     bool takes_escapes;                /* \n, \r, \t, \\ and \xHH in a query */
     /* One round trip. False: kind and text say what failed. Blocks. */
     bool (*run)(struct drive_call *c);
+    /* Ends a call's session, and the lease with it. NULL: run makes none. */
+    void (*release)(struct drive_call *c);
     /* "PostgreSQL 15.5" to text. False: the peer does not say. May ask it. May be NULL. */
     bool (*version)(struct drive_call *c);
     /* The descriptor of a native handle, which another thread may shut down to end a run; -1 = none. May be
@@ -51,6 +54,8 @@ int drive_use(const struct drive *d, moor_runtime *r);
 /* Decodes a query in place where d takes escapes. False after a complaint. */
 bool drive_read_query(const struct drive *d, char *query, size_t *out_len);
 
+/* Gives the lease of a call back, as its `how` says. */
+void drive_release(const struct drive *d, struct drive_call *c);
 /*
  * Acquires, but gives up as soon as a connect has failed since the call: whoever stands before a terminal
  * wants the reason now, not when the time is over. Fills *out, on failure *why and out->fault.

@@ -64,9 +64,6 @@ static bool run_command(struct drive_call *c, ssh_channel channel)
 
 static bool run(struct drive_call *c)
 {
-    /* The driver's steps do not block, ours are to. */
-    const int was_blocking = ssh_is_blocking(c->native);
-    ssh_set_blocking(c->native, 1);
     ssh_channel channel = ssh_channel_new(c->native);
     bool is_good = false;
     if (channel)
@@ -78,7 +75,6 @@ static bool run(struct drive_call *c)
             (void)ssh_channel_close(channel);
         ssh_channel_free(channel);
     }
-    ssh_set_blocking(c->native, was_blocking);
     return is_good;
 }
 

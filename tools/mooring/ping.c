@@ -67,11 +67,9 @@ struct check {
 
 static const char usage[] =
     "usage: mooring ping [options] URL\n"
-    "Connects, then makes a round trip a second over that connection. URL: http: https: and what "
-    "mooring\n"
-    "pool takes. Over http a HEAD request, which any status below 500 answers well; over tcp, tls "
-    "and\n"
-    "unix a connect each time, or with --query an echo.\n"
+    "Connects, then makes a round trip a second over that connection. URL: http: https: and\n"
+    "what mooring pool takes. Over http a HEAD request, which any status below 500 answers\n"
+    "well; over tcp, tls and unix a connect each time, or with --query an echo.\n"
     "  -n N             checks (default 5; 0 = until interrupted)\n"
     "  --interval MS    from check to check (also 500ms, 3s; default 1s)\n"
     "  --timeout MS     for each connect and each round trip (default 5s)\n"
@@ -169,7 +167,9 @@ static void check_lease(struct ping *g, struct check *out)
     }
     if (out->is_good && !g->has_version)
         ask_version(p, &c, out);
-    moor_release(a.lease, p->connects_anew || !p->query ? MOOR_DISCARD : c.how);
+    if (p->connects_anew || !p->query)
+        c.how = MOOR_DISCARD;
+    drive_release(p->drive, &c);
 }
 
 /* ---- a check through a request ---- */

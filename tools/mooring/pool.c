@@ -29,7 +29,8 @@ static void interrupt_run(int signal_number)
 {
     (void)signal_number;
     const int saved = errno;
-    atomic_store_explicit(&interrupted->is_stopping, true, memory_order_relaxed);
+    if (atomic_exchange_explicit(&interrupted->is_stopping, true, memory_order_relaxed))
+        atomic_store_explicit(&interrupted->is_hurried, true, memory_order_relaxed);
     sem_post(&interrupted->news);
     errno = saved;
 }
@@ -91,10 +92,12 @@ static void take_picture(const struct pool_run *r, struct pool_report *out)
 /* One step of ending, *give_up being when the next is due. False: nothing helps. */
 static bool end_run(struct pool_run *r, int64_t now, int64_t *give_up, struct pool_report *out)
 {
+    const bool is_canceling = atomic_load_explicit(&r->is_canceling, memory_order_relaxed);
+    const bool is_hurried = atomic_load_explicit(&r->is_hurried, memory_order_relaxed);
     if (*give_up == INT64_MAX) {
         *give_up = now + GRACE_S * NS_PER_S;
         pool_workers_wake(r);
-    } else if (now >= *give_up) {
+    } else if (now >= *give_up || (is_hurried && !is_canceling)) {
         if (atomic_exchange_explicit(&r->is_canceling, true, memory_order_relaxed))
             return false;
         *give_up = now + CANCEL_S * NS_PER_S;

@@ -67,6 +67,7 @@ struct pool_worker {
     struct latency query;
     struct error_list errors;
     moor_why why;
+    struct drive_call call;
     pthread_mutex_t lock;     /* of the next three, which main reads */
     int asking_fd;            /* ours, of the handle whose query runs; -1 = none */
     int64_t asked_ns;
@@ -83,6 +84,7 @@ struct pool_run {
     uint64_t waiters_most;        /* seen by main, who looks ten times a second */
     _Atomic(uint64_t) next_paced; /* number in the schedule */
     _Atomic(bool) is_stopping;    /* no new acquires */
+    _Atomic(bool) is_hurried;     /* another interrupt: do not wait for what runs */
     _Atomic(bool) is_canceling;   /* what runs now is to end; it counts as unfinished */
     _Atomic(uint32_t) finished;
     sem_t news;                   /* a worker finished, or a signal came */

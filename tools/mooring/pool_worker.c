@@ -103,22 +103,18 @@ static bool run_query(struct pool_worker *w, struct drive_call *c)
     return is_good;
 }
 
-static moor_release_how query(struct pool_worker *w, const moor_acquired *a, int64_t begin)
+static void query(struct pool_worker *w, struct drive_call *c, int64_t begin)
 {
     const struct pool_plan *p = &w->run->plan;
-    struct drive_call c = {.lease = a->lease,
-                           .native = a->native,
-                           .query = p->query,
-                           .query_len = p->query_len,
-                           .timeout_ms = p->timeout_ms ? p->timeout_ms : MOOR_FOREVER,
-                           .how = MOOR_REUSE};
-    if (run_query(w, &c)) {
+    c->query = p->query;
+    c->query_len = p->query_len;
+    c->timeout_ms = p->timeout_ms ? p->timeout_ms : MOOR_FOREVER;
+    if (run_query(w, c)) {
         w->queries++;
         latency_record(&w->query, now_ns() - begin);
     } else {
-        count_failed_query(w, &c, w->was_cut);
+        count_failed_query(w, c, w->was_cut);
     }
-    return c.how;
 }
 
 /* Where every acquire fails at once, a loop would prove nothing and starve the others. A schedule is its
@@ -150,10 +146,16 @@ static void run_round(struct pool_worker *w, const moor_acquire_options *o, int6
     w->acquires++;
     w->reused += a.reused;
     latency_record(&w->wait, got - (due ? due : began));
-    const moor_release_how how = p->query ? query(w, &a, got) : MOOR_REUSE;
+    struct drive_call *c = &w->call;
+    c->lease = a.lease;
+    c->native = a.native;
+    c->session = NULL;
+    c->how = MOOR_REUSE;
+    if (p->query)
+        query(w, c, got);
     if (p->hold_ns)
         sleep_until(w, now_ns() + p->hold_ns);
-    moor_release(a.lease, how);
+    drive_release(p->drive, c);
 }
 
 /* False: there is nothing more to do. */

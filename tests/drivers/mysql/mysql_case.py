@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "e2e"))
 
 from mooring_case import WAIT_S, environment, read_line  # noqa: E402
+from tls_authority import Certificate, Key  # noqa: E402
 from tls_servers import free_ports, wait_until  # noqa: E402
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -23,6 +24,7 @@ INSTALL = shutil.which("mariadb-install-db", path=PATH)
 CLIENT = shutil.which("mariadb", path=PATH)
 NOBODY = 65534
 
+CA = ("basicConstraints = critical, CA:true", "keyUsage = critical, keyCertSign")
 SMALL = ("--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M")
 
 
@@ -102,6 +104,32 @@ class Server:
     def connections(self):
         """Those of app."""
         return int(self.sql("select count(*) from information_schema.processlist where user='app'"))
+
+
+class Certificates:
+    """Of a server called localhost, of a client app, and two authorities: theirs and another."""
+
+    def __init__(self):
+        self.root = Path(tempfile.mkdtemp(prefix="mooring-mysql-tls-"))
+        self.root.chmod(0o755)
+        keys = [Key("p256", n) for n in range(4)]
+        ca = Certificate("/CN=ours", keys[0], extensions=CA)
+        other = Certificate("/CN=another", keys[1], extensions=CA)
+        server = Certificate("/CN=db", keys[2], ca, extensions=("subjectAltName = DNS:localhost",))
+        client = Certificate("/CN=app", keys[3], ca, extensions=("basicConstraints = CA:false",))
+        for thing in (*keys, ca, other, server, client):
+            thing.make(self.root)
+        self.ca, self.other, self.server, self.client = ca, other, server, client
+        for path in self.root.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+    def options(self):
+        """Of a server."""
+        return (f"--ssl-ca={self.ca.path}", f"--ssl-cert={self.server.path}",
+                f"--ssl-key={self.server.key.path}")
+
+    def close(self):
+        shutil.rmtree(self.root, ignore_errors=True)
 
 
 class Shell:

@@ -1,34 +1,12 @@
 """Connecting to a real MariaDB: TCP, Unix socket and TLS; who is refused, and with which words."""
 
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 import mysql_case
-from mysql_case import Case, Server, main
-
-from tls_authority import Certificate, Key
-
-CA = ("basicConstraints = critical, CA:true", "keyUsage = critical, keyCertSign")
-
-
-class Certificates:
-    def __init__(self):
-        self.root = Path(tempfile.mkdtemp(prefix="mooring-mysql-tls-"))
-        self.root.chmod(0o755)
-        keys = [Key("p256", n) for n in range(4)]
-        ca = Certificate("/CN=ours", keys[0], extensions=CA)
-        other = Certificate("/CN=another", keys[1], extensions=CA)
-        server = Certificate("/CN=db", keys[2], ca, extensions=("subjectAltName = DNS:localhost",))
-        client = Certificate("/CN=app", keys[3], ca, extensions=("basicConstraints = CA:false",))
-        for thing in (*keys, ca, other, server, client):
-            thing.make(self.root)
-        self.ca, self.other, self.server, self.client = ca, other, server, client
-        for path in self.root.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-
-    def close(self):
-        mysql_case.shutil.rmtree(self.root, ignore_errors=True)
+from mysql_case import Case, Certificates, Server, main
 
 
 class ConnectTest(Case):
@@ -36,9 +14,7 @@ class ConnectTest(Case):
     def setUpClass(cls):
         cls.tls = Certificates()
         cls.addClassCleanup(cls.tls.close)
-        tls = cls.tls
-        cls.server = Server(f"--ssl-ca={tls.ca.path}", f"--ssl-cert={tls.server.path}",
-                            f"--ssl-key={tls.server.key.path}", "--character-set-server=latin1")
+        cls.server = Server("--character-set-server=latin1", *cls.tls.options())
         cls.addClassCleanup(cls.server.close)
         cls.plain = Server("--skip-ssl")
         cls.addClassCleanup(cls.plain.close)
@@ -55,6 +31,20 @@ class ConnectTest(Case):
         self.release()
         self.assertEqual(self.acquire(), "reused")
         self.release()
+
+    def test_nothing_is_inherited(self):
+        """By what the program executes."""
+        for name, query in (("p", "ssl-mode=disabled"), ("q", "ssl-mode=required")):
+            self.open(self.server.url(query), name=name)
+            self.acquire(name, name)
+        here = Path(f"/proc/{self.shell.process.pid}")
+        sockets = [fd.name for fd in (here / "fd").iterdir() if os.readlink(fd).startswith("socket:")]
+        self.assertEqual(len(sockets), 2)
+        for fd in sockets:
+            flags = (here / "fdinfo" / fd).read_text().split("flags:")[1].split()[0]
+            self.assertTrue(int(flags, 8) & os.O_CLOEXEC, fd)
+        self.release("p")
+        self.release("q")
 
     def test_tls_if_there_is_some(self):
         self.open(self.server.url())
@@ -139,9 +129,8 @@ class ConnectTest(Case):
         self.open(self.server.url("ssl-mode=required"), "reset=1")
         for _ in range(2):
             self.acquire()
-            self.assertEqual(self.shell.query("a", "create temporary table t (a longtext)"), "")
-            self.assertEqual(self.shell.query("a", "insert into t values (repeat('x', 9000000))"), "")
-            self.assertEqual(self.shell.query("a", "select length(a) from t"), "9000000;")
+            self.assertEqual(self.shell("big", "a", 9000000), "9000000;")
+            self.assertEqual(self.shell.query("a", "select length(@x := repeat('x', 9000000))"), "9000000;")
             self.release()
 
     def test_wrong_password(self):

@@ -79,6 +79,7 @@ class SessionTest(Case):
         self.assertEqual(self.value("select @x, database(), @@autocommit, @@character_set_client, "
                                     "@@collation_connection, @@sql_mode = ''"),
                          "NULL|shop|1|utf8mb4|utf8mb4_general_ci|0;")
+        self.assertEqual(self.shell("charset", "a"), "utf8mb4")  # what libmariadb escapes for
         self.assertIn("error 1146", self.value("select * from mine"))
         self.assertEqual(self.value("select count(*) from t"), "0;")
         self.assertEqual(self.server.sql("select is_free_lock('ours')"), "1")
@@ -156,6 +157,33 @@ class SessionTest(Case):
         self.assertEqual(self.shell("leave", "a", "select 1"), "0")
         self.assertFalse(self.next_holder())
         self.assertEqual(self.value("select 2"), "2;")
+        self.release()
+
+    def test_questions_left_unanswered(self):
+        """Their answers would be taken for the next holder's."""
+        self.open_(MARKED)
+        for command in ("send", "suspend"):
+            with self.subTest(command):
+                self.acquire()
+                self.assertIn(self.shell(command, "a", "select sleep(0.2)"), ("0", "suspended"))
+                self.assertFalse(self.next_holder())
+                self.assertEqual(self.value("select 2"), "2;")
+                self.release()
+
+    def test_statement_closed(self):
+        """Which has no answer to wait for."""
+        self.open_(MARKED)
+        self.acquire()
+        self.assertEqual(self.shell("closed", "a", "select 1"), "closed")
+        self.assertTrue(self.next_holder())
+        self.release()
+
+    def test_another_user(self):
+        self.open_(ALWAYS)
+        self.acquire()
+        self.assertEqual(self.shell("become", "a", "chief", "s3cret"), "0")
+        self.assertFalse(self.next_holder())
+        self.assertEqual(self.value("select current_user()"), "app@%;")
         self.release()
 
     # ---- errors ----

@@ -3,8 +3,8 @@
  * line of answer each. The tests in Python are the script; what libmariadb is used for here is what holders do.
  *
  *     open NAME URL [OPTION=VALUE ...]   acquire NAME VAR [TIMEOUT_MS]   query VAR SQL   leave VAR SQL
- *     prepare VAR SQL   report VAR   release VAR HOW   warm NAME COUNT   stats NAME FIELD   snapshot NAME
- *     load NAME THREADS MS SQL   set NAME OPTION VALUE   close NAME
+ *     prepare VAR SQL   closed VAR SQL   report VAR   release VAR HOW   warm NAME COUNT   stats NAME FIELD   snapshot NAME
+ *     big VAR BYTES   charset VAR   send VAR SQL   suspend VAR SQL   become VAR USER PASSWORD   load NAME THREADS MS SQL   set NAME OPTION VALUE   close NAME
  */
 #include <mooring/mooring.h>
 #include <mooring/mysql.h>
@@ -246,10 +246,42 @@ static void do_prepare(char **w)
     MYSQL *my = leases[lease_of(w[1])].my;
     MYSQL_STMT *stmt = mysql_stmt_init(my);
     const int failed = mysql_stmt_prepare(stmt, w[2], strlen(w[2]));
+    if (!strcmp(w[0], "closed")) {
+        mysql_stmt_close(stmt);
+        printf("closed\n");
+        return;
+    }
     printf("%s\n", failed ? mysql_stmt_error(stmt) : "prepared");
     if (left_count == LEASES_MAX)
         abort();
     left[left_count++] = stmt;
+}
+
+/* A statement of that many bytes. */
+static void do_big(char **w)
+{
+    static const char head[] = "select length('", tail[] = "')";
+    const size_t count = strtoul(w[2], NULL, 10);
+    MYSQL *my = leases[lease_of(w[1])].my;
+    char *sql = malloc(sizeof head + count + sizeof tail);
+    if (!sql)
+        abort();
+    memcpy(sql, head, sizeof head - 1);
+    memset(sql + sizeof head - 1, 'x', count);
+    memcpy(sql + sizeof head - 1 + count, tail, sizeof tail);
+    if (mysql_query(my, sql))
+        printf("error %u %s\n", mysql_errno(my), mysql_error(my));
+    else
+        print_result(my);
+    free(sql);
+}
+
+static void do_suspend(char **w)
+{
+    static int answer;
+    const int waits =
+        mysql_real_query_start(&answer, leases[lease_of(w[1])].my, w[2], strlen(w[2]));
+    printf("%s\n", waits ? "suspended" : "done");
 }
 
 static void do_release(char **w)
@@ -270,6 +302,7 @@ struct load {
     const char *sql;
     int64_t until;
     moor_ms timeout;
+    uint64_t dials_most; /* at a time                                                       */
     atomic_ulong good, refused, broken, late;
     atomic_ulong codes[ERRORS_MAX]; /* acquires by moor_err                                */
     atomic_ulong last_code;         /* of a query that failed                              */
@@ -329,9 +362,16 @@ static void do_load(char **w)
     for (int i = 0; i < count; i++)
         if (pthread_create(&threads[i], NULL, load_thread, &d))
             abort();
+    while (now_ms() < d.until) {
+        moor_stats s;
+        moor_stats_read(d.pool, &s);
+        d.dials_most = s.dials > d.dials_most ? s.dials : d.dials_most;
+        nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+    }
     for (int i = 0; i < count; i++)
         pthread_join(threads[i], NULL);
-    printf("{\"good\": %lu, \"refused\": %lu, \"broken\": %lu, \"late\": %lu, \"last_code\": %lu, "
+    printf("{\"dials_most\": %llu, ", (unsigned long long)d.dials_most);
+    printf("\"good\": %lu, \"refused\": %lu, \"broken\": %lu, \"late\": %lu, \"last_code\": %lu, "
            "\"last_bad\": %lld, \"ms\": %lld, \"errors\": {",
            d.good, d.refused, d.broken, d.late, d.last_code, (long long)d.last_bad,
            (long long)(now_ms() - d.start));
@@ -358,7 +398,17 @@ static void run(char **w, int count)
         do_query(w);
     else if (!strcmp(w[0], "leave"))
         printf("%d\n", mysql_query(leases[lease_of(w[1])].my, w[2]));
-    else if (!strcmp(w[0], "prepare"))
+    else if (!strcmp(w[0], "send"))
+        printf("%d\n", mysql_send_query(leases[lease_of(w[1])].my, w[2], strlen(w[2])));
+    else if (!strcmp(w[0], "big"))
+        do_big(w);
+    else if (!strcmp(w[0], "charset"))
+        printf("%s\n", mysql_character_set_name(leases[lease_of(w[1])].my));
+    else if (!strcmp(w[0], "suspend"))
+        do_suspend(w);
+    else if (!strcmp(w[0], "become"))
+        printf("%d\n", mysql_change_user(leases[lease_of(w[1])].my, w[2], w[3], "shop"));
+    else if (!strcmp(w[0], "prepare") || !strcmp(w[0], "closed"))
         do_prepare(w);
     else if (!strcmp(w[0], "report"))
         moor_mysql_report(leases[lease_of(w[1])].lease), printf("reported\n");
