@@ -305,6 +305,19 @@ static void do_leases(char *args)
     printf("{\"ok\": %u}\n", ok);
 }
 
+/* hangup: the holder does what it should not, and ends the session itself */
+static void do_hangup(char *args)
+{
+    (void)args;
+    moor_acquired a = {.size = sizeof a};
+    const moor_err e = moor_acquire_wait(pool, NULL, &a);
+    if (!e) {
+        ssh_disconnect(a.native);
+        moor_release(a.lease, MOOR_REUSE);
+    }
+    printf("{\"err\": \"%s\"}\n", moor_err_name(e));
+}
+
 /* other URL: another pool of the same shard; lease it once a call afterwards */
 static void do_other(char *args)
 {
@@ -357,7 +370,7 @@ static const struct {
     const char *name;
     void (*run)(char *args);
 } verbs[] = {{"run", do_run},     {"storm", do_storm}, {"lease", do_lease}, {"leases", do_leases},
-             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}};
+             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}, {"hangup", do_hangup}};
 
 static void on_log(void *user, int level, const char *code, const char *text)
 {
