@@ -77,6 +77,8 @@ moor_step mr_mysql_fail(moor_link *l, const char *what)
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    return moor_link_fail(l, err_of(code, moor_link_task(l)), errno_in(code, mysql_error(s->my)),
-                          text);
+    const int os_errno = errno_in(code, mysql_error(s->my));
+    const bool has_no_room = os_errno == EMFILE || os_errno == ENFILE;
+    return moor_link_fail(l, has_no_room ? MOOR_ENOFILES : err_of(code, moor_link_task(l)),
+                          os_errno, text);
 }
