@@ -10,6 +10,7 @@
 #include "core/keeper.h"
 #include "core/lease.h"
 
+#include <sched.h>
 #include <string.h>
 
 static bool is_handle(moor_lease lease)
@@ -178,6 +179,8 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     return e;
 }
 
+#define YIELDS_MAX 16
+
 /* Somebody may be about to return one: cheaper than a sleep and a wake. */
 static struct moor_link *spin(struct mr_rack *k)
 {
@@ -195,6 +198,17 @@ static struct moor_link *spin(struct mr_rack *k)
         if (l)
             return l;
     } while (mr_clock_now(clock) - begun < until);
+    /* Links that are held for microseconds are all out because who holds them waits for a core, perhaps this
+     * one. A queue that forms now would not empty again: each hand-over is a sleep and a wake. */
+    for (int i = 0; i < YIELDS_MAX && !atomic_load_explicit(&k->is_slow, memory_order_relaxed);
+         i++) {
+        sched_yield();
+        if (!is_open(k))
+            return NULL;
+        struct moor_link *l = mr_rack_take(k);
+        if (l)
+            return l;
+    }
     return NULL;
 }
 

@@ -92,10 +92,10 @@ struct mr_rack {
     /* under the pool's lock */
     struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
     struct mr_list queue[MOOR_PRIORITIES];
-    uint32_t calm;    /* looks under the lock in a row that found nobody waiting */
-    uint32_t waiting; /* waiters */
-    uint32_t bound;   /* of those, who wait for the link of their key */
-    uint32_t wanted;  /* links the others want, less those they have */
+    uint32_t calm;              /* looks under the lock in a row that found nobody waiting */
+    uint32_t waiting;           /* waiters */
+    uint32_t bound;             /* of those, who wait for the link of their key */
+    uint32_t wanted;            /* links the others want, less those they have */
     struct mr_waiter *gatherer; /* the batch that has a part of its links; it is the first */
     uint64_t tickets, orders;
     struct moor_link *errands; /* links for the keeper, newest first */
@@ -110,6 +110,8 @@ struct mr_rack {
     _Atomic(uint64_t) first_uses; /* of those, the first of each: not reuse */
     _Atomic(uint64_t) failed, leaks;
     _Atomic(uint32_t) open; /* links ready */
+    _Atomic(bool)
+        is_slow; /* acquires waited for links that were held for longer than microseconds */
 
     struct mr_keeper *keeper;
     struct mr_rack *next_free;

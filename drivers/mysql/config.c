@@ -4,6 +4,7 @@
  */
 #include "drivers/mysql/internal.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -261,6 +262,19 @@ static void load_plugins(const struct mr_mysql_config *c)
     mysql_close(my);
 }
 
+/* Asked of libmariadb itself, which need not have been built with OpenSSL, nor with the program's. */
+static void find_forget_errors(struct mr_mysql_config *c)
+{
+    Dl_info at;
+    void *library =
+        dladdr((void *)mysql_init, &at) ? dlopen(at.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    if (!library)
+        return;
+    void *found = dlsym(library, "ERR_clear_error");
+    memcpy(&c->forget_errors, &found, sizeof found);
+    dlclose(library); /* it stays: this links it */
+}
+
 static moor_err take_options(struct mr_mysql_config *c, const moor_mysql_options *given, char *why,
                              size_t cap)
 {
@@ -305,6 +319,7 @@ moor_err mr_mysql_open(const moor_driver_url *url, const void *options, void **o
         return e;
     }
     load_plugins(c);
+    find_forget_errors(c);
     *out = c;
     return MOOR_OK;
 }

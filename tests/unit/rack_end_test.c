@@ -4,6 +4,7 @@
  */
 #include "tests/support/handle_fixture.h"
 
+#include <stdlib.h>
 #include <mooring/event.h>
 
 #include <stdlib.h>

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import mysql_case
-from mysql_case import Case, Certificates, Server, main
+from mysql_case import Case, Certificates, Server, main, wait_until
 
 
 class ConnectTest(Case):
@@ -123,6 +123,21 @@ class ConnectTest(Case):
             self.assertEqual(self.shell.query("a", "select @who, repeat('x', 100000) like 'xx%'"), "us|1;")
             self.release()
         self.assertEqual(self.shell.stats("p", "conns_created"), 1)
+
+    def test_one_that_breaks_leaves_the_others_alone(self):
+        """OpenSSL keeps its errors per thread, and the keeper's thread is that of all of them."""
+        self.open(self.server.url("ssl-mode=required"), "check_on_return=1", "conns_max=2")
+        self.acquire("a")
+        self.acquire("b")
+        victim = self.shell.query("a", "select connection_id()").rstrip(";")
+        self.server.sql(f"kill {victim}")
+        self.release("a")  # its check fails
+        wait_until(lambda: self.shell.stats("p", "conns_open") == 1, "it is closed")
+        for _ in range(5):
+            self.release("b")
+            self.assertEqual(self.acquire("b"), "reused")
+        self.release("b")
+        self.assertEqual(self.shell.stats("p", "conns_created"), 2)
 
     def test_large_over_tls(self):
         """A holder's descriptor blocks, whatever the keeper did to it: libmariadb's TLS would hang else."""

@@ -180,7 +180,7 @@ class Shell:
 
     def close(self):
         self.process.stdin.close()
-        closed = self.answer() if self.process.poll() is None or self.buffer else None
+        closed = self.answer()
         status = self.process.wait(WAIT_S)
         self.process.stdout.close()
         return closed, status
@@ -228,4 +228,4 @@ def main():
     if os.geteuid() == 0 and not os.path.isdir("/run/sshd"):
         print("sshd wants /run/sshd when it is root")
         sys.exit(77)
-    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

@@ -9,6 +9,7 @@
 
 #include <libssh/libssh.h>
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -253,8 +254,9 @@ static void do_lease(char *args)
     if (!e) {
         char out[4096];
         const int status = run_on(a.native, args + 1, out, sizeof out);
-        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d", status,
-               a.reused ? "true" : "false", ssh_is_blocking(a.native));
+        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d, \"nonblock\": %d", status,
+               a.reused ? "true" : "false", ssh_is_blocking(a.native),
+               (fcntl(ssh_get_fd(a.native), F_GETFL) & O_NONBLOCK) != 0);
         print_text("out", out, strlen(out));
         if (status < 0)
             moor_lease_report(a.lease, NULL, SSH_FATAL);
@@ -301,6 +303,19 @@ static void do_leases(char *args)
         ok += w[i].ok;
     }
     printf("{\"ok\": %u}\n", ok);
+}
+
+/* hangup: the holder does what it should not, and ends the session itself */
+static void do_hangup(char *args)
+{
+    (void)args;
+    moor_acquired a = {.size = sizeof a};
+    const moor_err e = moor_acquire_wait(pool, NULL, &a);
+    if (!e) {
+        ssh_disconnect(a.native);
+        moor_release(a.lease, MOOR_REUSE);
+    }
+    printf("{\"err\": \"%s\"}\n", moor_err_name(e));
 }
 
 /* other URL: another pool of the same shard; lease it once a call afterwards */
@@ -355,7 +370,7 @@ static const struct {
     const char *name;
     void (*run)(char *args);
 } verbs[] = {{"run", do_run},     {"storm", do_storm}, {"lease", do_lease}, {"leases", do_leases},
-             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}};
+             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}, {"hangup", do_hangup}};
 
 static void on_log(void *user, int level, const char *code, const char *text)
 {
