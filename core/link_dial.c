@@ -367,7 +367,7 @@ const moor_target *moor_link_target(const moor_link *l)
 
 /* ---- the beginning ---- */
 
-static struct mr_link_dial *make(struct mr_rack *k)
+static struct mr_link_dial *make(struct mr_rack *k, uint32_t generation)
 {
     struct moor_runtime *r = k->pool->runtime;
     struct moor_link *l = mr_link_make(r);
@@ -384,6 +384,8 @@ static struct mr_link_dial *make(struct mr_rack *k)
     l->rack = k;
     l->pool = k->pool;
     l->driver = k->driver;
+    l->generation = generation;
+    atomic_store_explicit(&l->fit, mr_rack_stamp(k, generation), memory_order_relaxed);
     l->watch_fd = -1;
     return d;
 }
@@ -405,7 +407,7 @@ int mr_link_dial_begin(struct mr_rack *k)
     b->coming++;
     b->links++;
     MR_STAT_ADD(b->local, dials, 1);
-    struct mr_link_dial *d = make(k);
+    struct mr_link_dial *d = make(k, generation);
     if (!d) {
         mr_route_unref(k->pool->runtime, route);
         mr_keeper_dial_over(k, u, NULL,
@@ -413,7 +415,6 @@ int mr_link_dial_begin(struct mr_rack *k)
         return MR_GATE_GO;
     }
     d->link->route = route;
-    d->link->generation = generation;
     d->begun_ns = now;
     d->deadline_ns = mr_deadline(now, MR_OPTION(k->pool->options.connect_timeout_ms));
     d->target = (moor_target){
