@@ -261,6 +261,19 @@ static uint32_t count_idle(const struct mr_rack *k)
     return n;
 }
 
+/* The peer has just ended some that nobody had used. */
+static bool may_top_up(struct mr_rack *k)
+{
+    struct mr_upstream *u = upstream_of(k);
+    if (!atomic_load_explicit(&u->wasted, memory_order_relaxed))
+        return true;
+    const int64_t until = atomic_load(&u->calm_until_ns);
+    if (mr_shard_now(mr_keeper_shard(k)) >= until)
+        return k->keeper->dialing == 0;
+    retry_by(k, until);
+    return false;
+}
+
 /* Dials that nobody waits for: min idle, and moor_pool_warm. */
 static void top_up(struct mr_rack *k)
 {
@@ -274,7 +287,7 @@ static void top_up(struct mr_rack *k)
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
         const bool is_short =
             count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
-        if (!is_short)
+        if (!is_short || !may_top_up(k))
             return;
         const int verdict = mr_link_dial_begin(k);
         if (verdict == MR_GATE_GO)

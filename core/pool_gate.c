@@ -168,6 +168,19 @@ void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
     mr_lock_unlock(&u->pool->lock);
 }
 
+/* Dialling the next at once, for nobody, would go on for as long as the peer does that: a pause first, doubled
+ * each time, then one dial at a time. */
+void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random)
+{
+    const moor_pool_options *o = &u->pool->options;
+    const uint32_t before = atomic_fetch_add(&u->wasted, 1);
+    int64_t pause = MR_OPTION(o->backoff_min_ms) * MR_NS_PER_MS;
+    for (uint32_t i = 0; i < before && pause < MR_OPTION(o->backoff_max_ms) * MR_NS_PER_MS; i++)
+        pause *= 2;
+    atomic_store(&u->calm_until_ns,
+                 now_ns + pause / 2 + (int64_t)(random % (uint64_t)pause) / 2);
+}
+
 /* Two-sided, so that conns made together do not expire together. */
 int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random)
 {

@@ -57,6 +57,9 @@ static void on_readable(void *ctx, uint32_t events)
         return;
     }
     MR_STAT_ADD(k->keeper->local, conns_retired, 1);
+    if (!atomic_load_explicit(&l->uses, memory_order_relaxed))
+        mr_pool_note_wasted(l->route->upstream, mr_shard_now(mr_keeper_shard(k)),
+                            mr_loop_random(mr_keeper_loop(k)));
     if (v == MOOR_VERDICT_FLUSH)
         mr_pool_flush_of(k->pool, l->generation, "an idle connection was told so");
     mr_keeper_close(l, "the peer ended it");
@@ -178,6 +181,8 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
 {
     const int64_t since = atomic_load_explicit(&l->seen_ns, memory_order_relaxed);
     p->leased++;
+    if (atomic_load_explicit(&l->route->upstream->wasted, memory_order_relaxed))
+        atomic_store(&l->route->upstream->wasted, 0);
     if (p->now_ns >= l->expires_ns)
         mr_link_wear(l);
     if (l->told_word == word)

@@ -111,6 +111,25 @@ static void test_close_cuts_what_hangs(void **state)
     }
 }
 
+static void test_a_peer_that_hangs_up_is_left_in_peace(void **state)
+{
+    (void)state;
+    struct handles h;
+    moor_pool_options o;
+    handles_options(&o);
+    o.conns_min_idle = 2;
+    o.backoff_min_ms = 200;
+    o.backoff_max_ms = 2000;
+    handles_open(&h, &o);
+    atomic_store(&h.script.has_fd, true);
+    atomic_store(&h.script.hangs_up, true);
+    assert_err(moor_acquire_try(h.pool, NULL, &(moor_acquired){0}), MOOR_ETIMEDOUT);
+    peer_sleep_ms(1000);
+    assert_true(atomic_load(&h.script.connects) >= 2);
+    assert_true(atomic_load(&h.script.connects) < 12);
+    handles_close(&h);
+}
+
 struct warming {
     moor_pool *pool;
     moor_err err;
@@ -217,6 +236,7 @@ int main(void)
         cmocka_unit_test(test_a_slow_dial_costs_few_turns),
         cmocka_unit_test(test_a_shared_place_is_given_when_it_comes_back),
         cmocka_unit_test(test_close_cuts_what_hangs),
+        cmocka_unit_test(test_a_peer_that_hangs_up_is_left_in_peace),
         cmocka_unit_test(test_warm_up_hears_of_the_end),
         cmocka_unit_test(test_two_warm_ups_at_once),
         cmocka_unit_test(test_after_a_sleep_what_is_idle_is_checked),
