@@ -43,6 +43,7 @@ void moor_pool_resume(moor_pool *p)
     if (!was_paused)
         return;
     mr_pool_event(p, NULL, MOOR_EVENT_POOL_RESUMED, NULL);
+    mr_rack_note_reason(p->rack, MOOR_WAIT_CONNECTING); /* until the keeper knows better */
     mr_rack_serve(p->rack);
     mr_keeper_kick(p->rack);
 }
