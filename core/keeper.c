@@ -29,6 +29,7 @@ struct mr_keeper *mr_keeper_create(struct mr_rack *k)
     b->kick.run = run_kick;
     b->end.run = run_end;
     b->sweep.fire = mr_keeper_fire_sweep;
+    b->sweep_gap_ns = MR_SWEEP_MIN_NS;
     b->retry.fire = fire_retry;
     mr_list_init(&b->tasks);
     return b;

@@ -74,6 +74,8 @@ void mr_keeper_gone(struct moor_link *l);
 void mr_keeper_evict(struct mr_rack *k, uint32_t count, const char *why);
 
 /* ---- time: core/rack_sweep.c ---- */
+/* What lies idle for so long is watched, and so often is looked while anything changes. */
+#define MR_SWEEP_MIN_NS (20 * MR_NS_PER_MS)
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns);
 /* A lease that was reported as held is over. */
 void mr_keeper_tell_returned(struct moor_link *l);

@@ -173,9 +173,15 @@ void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns, stru
 
 void mr_rack_tell(struct mr_waiter *told)
 {
-    while (told) {
-        struct mr_waiter *w = told;
-        told = w->next;
+    struct mr_waiter *first = NULL; /* who was served first hears of it first */
+    for (struct mr_waiter *next; told; told = next) {
+        next = told->next;
+        told->next = first;
+        first = told;
+    }
+    while (first) {
+        struct mr_waiter *w = first;
+        first = w->next;
         w->over(w);
     }
 }
