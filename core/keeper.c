@@ -90,6 +90,10 @@ static void run_kick(struct mr_message *m)
     struct moor_pool *p = k->pool;
     struct moor_shard *self = moor_shard_self();
     atomic_store(&b->is_kicked, false);
+    /* Chosen as its thread was about to leave, with nothing of the pool here: it keeps nothing. */
+    struct moor_shard *leaving = self;
+    if (!b->local && atomic_load(&self->shared.state) != MR_SHARD_RUNNING)
+        atomic_compare_exchange_strong(&b->shard, &leaving, NULL);
     if (atomic_load(&b->shard) != self) { /* left since: to whoever keeps it now */
         mr_keeper_kick(k);
     } else {

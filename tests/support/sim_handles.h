@@ -105,9 +105,18 @@ static inline void sim_ask_release(struct sim_ask *a, moor_release_how how)
     moor_release(a->lease, MOOR_DISCARD); /* stale: nothing */
 }
 
+static inline bool sim_are_told(struct sim_rig *g, void *h)
+{
+    (void)g;
+    return ((struct sim_handles *)h)->open_asks == 0;
+}
+
 /* What is still held comes back, and everything ends. */
 static inline void sim_handles_close(struct sim_handles *h)
 {
+    sim_rig_drain(&h->rig, sim_between(&h->rig.w, 0, 50));
+    SIM_CHECK(&h->rig.w, sim_rig_until(&h->rig, sim_are_told, h, 5000), "%u asks outlive the drain",
+              h->open_asks);
     for (uint32_t i = 0; i < h->ask_count; i++)
         if (h->asks[i].is_held)
             sim_ask_release(&h->asks[i], MOOR_REUSE);
