@@ -299,6 +299,16 @@ static void run(uint64_t seed, bool is_traced)
     for (uint32_t i = 0; i < h.ask_count; i++)
         totals[1] += h.asks[i].is_over && !h.asks[i].err;
     totals[2] += (uint64_t)atomic_load(&h.script.connects);
+    /* Shards come and go while it ends, too. */
+    if (sim_chance(r.w, 300)) {
+        sim_rig_drain(&h.rig, sim_between(r.w, 0, 50));
+        r.is_calm = false;
+        for (uint64_t i = 0, n = sim_below(r.w, 12); i < n; i++) {
+            leave_or_rejoin(&r);
+            give_back(&r);
+            sim_rig_pass(&h.rig, (int64_t)sim_below(r.w, 20));
+        }
+    }
     sim_handles_close(&h);
 }
 
