@@ -175,7 +175,7 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
     const int64_t since = atomic_load_explicit(&l->seen_ns, memory_order_relaxed);
     p->leased++;
     if (p->now_ns >= l->expires_ns)
-        atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
+        mr_link_wear(l);
     if (l->told_word == word)
         return;
     const int64_t at = after(since, MR_OPTION(p->o->leak_after_ms));

@@ -11,9 +11,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* <mysql/client_plugin.h> has these, but includes a header that Debian does not install. */
+/* MYSQL_CLIENT_AUTHENTICATION_PLUGIN of <mysql/client_plugin.h>, which includes a header that Debian does not
+ * install. */
 #define AUTHENTICATION_PLUGIN 2
-struct st_mysql_client_plugin *mysql_client_find_plugin(MYSQL *my, const char *name, int type);
 
 /* What an option's value must be. */
 enum kind { TEXT, FILE_NAME, CHARSET, TLS_VERSION };

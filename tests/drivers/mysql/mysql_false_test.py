@@ -247,6 +247,18 @@ class SecretTest(FalseCase):
                 self.assertNotIn(b"s3cret", server.heard())
                 self.close_pool()
 
+    def test_plugin_out_of_a_file(self):
+        """MySQL's, in its short form: the server knows the password already."""
+        def script(c):
+            c.send(greeting(plugin=b"caching_sha2_password"))
+            c.read()
+            c.send(packet(b"\x01\x03", 2) + ok(3))
+            c.stall()
+
+        self.open_false(script, query="ssl-mode=disabled&auth=caching_sha2_password")
+        self.acquire("a", "f")
+        self.release("a")
+
     def test_greets_with_a_plugin_that_is_not_allowed(self):
         server = self.open_false(lambda c: (c.send(greeting(plugin=b"mysql_clear_password")), c.stall()))
         self.assert_refused("MOOR_EAUTH")

@@ -1,6 +1,7 @@
 """Connecting to a real MariaDB: TCP, Unix socket and TLS; who is refused, and with which words."""
 
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -162,6 +163,21 @@ class ConnectTest(Case):
     def test_no_such_database(self):
         self.open(self.server.url("ssl-mode=disabled", database="nowhere"))
         self.assertIn("MOOR_EAUTH", self.refused())  # for app: it may not know
+
+    def test_no_descriptor_left(self):
+        for query in ("ssl-mode=disabled", "ssl-mode=required"):
+            with self.subTest(query):
+                self.restart()
+                self.open(self.server.url(query), "conns_max=9")
+                self.acquire()
+                used = len(os.listdir(f"/proc/{self.shell.process.pid}/fd"))
+                _, hard = resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE)
+                resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE, (used, hard))
+                self.assertIn("MOOR_ENOFILES", self.refused(timeout=500))
+                resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+                self.acquire("b")
+                self.release("a")
+                self.release("b")
 
     def test_nobody_there(self):
         port = mysql_case.free_ports(1)[0]

@@ -144,7 +144,7 @@ class Shell:
         full.update(env or {})
         self.process = subprocess.Popen([SHELL, url, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=full, start_new_session=True, preexec_fn=die_with_parent)
-        self.buffer = b""
+        self.buffer, self.beside = b"", {}
         self.opened = self.answer()
 
     def send(self, line):
@@ -165,6 +165,29 @@ class Shell:
     def ask(self, line):
         self.send(line)
         return self.answer()
+
+    def answer_of(self, verb):
+        """The answer of what was begun beside, which may have come while others were waited for."""
+        return self.beside.pop(verb) if verb in self.beside else self.answer()
+
+    def ask_beside(self, line):
+        """While something begun with & runs: its answer, if it comes first, is kept."""
+        self.send(line)
+        got = self.answer()
+        while "verb" in got:
+            self.beside[got["verb"]] = got
+            got = self.answer()
+        return got
+
+    def beats(self, count=100):
+        """The shard goes on, whatever happens: waits for so many turns of its timer."""
+        seen = 0
+        end = time.monotonic() + WAIT_S
+        while seen < count:
+            seen += self.ask_beside("pulse")["pulses"]
+            if time.monotonic() > end:
+                raise AssertionError(f"the shard hangs: {seen} turns in {WAIT_S} s")
+            time.sleep(0.01)
 
     def run(self, command, timeout=30000, output_max=16 << 20, input_bytes=0):
         return self.ask(f"run {timeout} {output_max} {input_bytes} {command}")

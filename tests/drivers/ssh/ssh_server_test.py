@@ -214,10 +214,10 @@ class Life(SshCase):
 
     def test_the_server_asks_too(self):
         """ClientAlive: unanswered, sshd would close; the idle session answers."""
-        server = self.sshd(more="ClientAliveInterval 1\nClientAliveCountMax 1")
+        server = self.sshd(more="ClientAliveInterval 1\nClientAliveCountMax 2")
         shell = self.shell(server.url())
         shell.lease()
-        time.sleep(3.5)
+        time.sleep(4.5)
         self.assertTrue(shell.lease()["reused"])
 
     def test_goodbye(self):
