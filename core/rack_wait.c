@@ -276,7 +276,13 @@ static void join_queue(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns,
     k->waiting++;
     atomic_fetch_add(&k->pool->runtime->waiters, 1);
     enqueue(k, w);
-    if (w->is_bound || (before && before->priority <= w->priority))
+    if (w->is_bound) {
+        struct moor_link *own = mr_rack_link_of_key(k, w->affinity);
+        if (claim_wanted(k, own))
+            mr_rack_settle(k, own, now_ns, told);
+        return;
+    }
+    if (before && before->priority <= w->priority)
         return;
     k->gatherer = w->got ? w : NULL;
     if (before) {
