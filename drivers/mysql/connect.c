@@ -7,6 +7,10 @@
  * greeting is there when TCP has connected, the same call goes on to the handshake. So with TLS the greeting
  * is waited for before libmariadb is called again, and from then on a helper calls. A server that says nothing
  * thus keeps no helper.
+ *
+ * A helper goes on with what the keeper has suspended, on the same stack: all that such a stack holds of a thread
+ * is where errno is, and libmariadb looks for that anew after each wait, but for a TCP connect that has failed,
+ * which therefore ends on the keeper.
  */
 #include "drivers/mysql/internal.h"
 
@@ -257,8 +261,8 @@ moor_step mr_mysql_connect(moor_link *l)
         return moor_link_fail(l, MOOR_ENOMEM, 0, "libmariadb takes no options");
     moor_link_set_native(l, s->my);
     if (t->path[0] && c->tls != MR_MYSQL_TLS_DISABLED) {
-        s->is_greeted =
-            true; /* such a socket connects at once: the very first call may go to the end */
+        /* Such a socket connects at once: the very first call may go to the end. */
+        s->is_greeted = true;
         return block(l);
     }
     start(s, c);
@@ -322,9 +326,9 @@ static void unwind(struct mr_mysql_link *s)
     s->ready = MYSQL_WAIT_TIMEOUT;
     for (int i = 0; s->waits && i < UNWIND_STEPS_MAX; i++)
         continue_call(s);
+    /* Freed; or, if the call does not end, nobody's any more: rather lost than freed in use. */
     if (s->waits || s->call == MR_MYSQL_CLOSE)
-        s->my =
-            NULL; /* freed; or, if it does not end, nobody's any more: rather lost than freed in use */
+        s->my = NULL;
 }
 
 void mr_mysql_drop(moor_link *l)
