@@ -194,8 +194,9 @@ void mr_mysql_set_blocking(const struct mr_mysql_link *s, bool blocking)
  * would hold a helper for ever. */
 static void watch_passed(moor_poll *p, unsigned events)
 {
-    const struct mr_mysql_link *s = p->user;
+    struct mr_mysql_link *s = p->user;
     (void)events;
+    s->is_late = true;
     shutdown(s->watch_fd, SHUT_RDWR);
 }
 
@@ -273,6 +274,8 @@ static moor_step connected(moor_link *l)
 {
     const struct mr_mysql_config *c = moor_link_config(l);
     struct mr_mysql_link *s = moor_link_state(l);
+    if (!s->connected && s->is_late)
+        return moor_link_fail(l, MOOR_ETIMEDOUT, 0, "the TLS handshake took too long");
     if (!s->connected)
         return mr_mysql_fail(l, "");
     s->call = MR_MYSQL_IDLE;

@@ -103,6 +103,7 @@ struct mr_mysql_link {
     bool is_greeted; /* the server's first packet has come, or need not be waited for */
     bool has_tls;
     moor_poll watch; /* the deadline of what runs on a helper                                */
+    bool is_late;    /* it has passed                                                        */
     int watch_fd;    /* a duplicate, so that it is this socket whatever libmariadb does; -1  */
     /* once connected */
     char user[MR_MYSQL_USER_MAX];
