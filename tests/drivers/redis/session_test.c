@@ -172,7 +172,8 @@ static void refused_in_sessions(void **state)
     assert_string_equal(session_say(s, "PSYNC ? -1"), "MOOR_EINVAL");
     moor_redis_reply *r;
     assert_int_equal(moor_redis_command_wait(s, 0, NULL, NULL, 10, &r), MOOR_EINVAL);
-    assert_int_equal(moor_redis_command_wait(s, 1, (const char *[]){NULL}, NULL, 10, &r), MOOR_EINVAL);
+    assert_int_equal(moor_redis_command_wait(s, 1, (const char *[]){NULL}, NULL, 10, &r),
+                     MOOR_EINVAL);
     assert_true(is_reused_after(s, MOOR_REUSE));
     assert_int_equal(moor_redis_begin(a.lease, &other), MOOR_ESTALE);
     fixture_close(runtime, pool);
