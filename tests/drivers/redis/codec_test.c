@@ -10,11 +10,17 @@
 #include <string.h>
 #include <cmocka.h>
 
-static void show(const moor_redis_reply *r, char *out, size_t cap)
+static void add(char out[4096], const char *text)
+{
+    const size_t len = strlen(out);
+    snprintf(out + len, 4096 - len, "%s", text);
+}
+
+static void show(const moor_redis_reply *r, char out[4096])
 {
     const size_t len = strlen(out);
     char *at = out + len;
-    cap -= len;
+    const size_t cap = 4096 - len;
     switch (moor_redis_reply_type(r)) {
     case MOOR_REDIS_NIL:
         snprintf(at, cap, "nil");
@@ -25,10 +31,10 @@ static void show(const moor_redis_reply *r, char *out, size_t cap)
     case MOOR_REDIS_ARRAY:
         snprintf(at, cap, "[");
         for (size_t i = 0; i < moor_redis_reply_count(r); i++) {
-            show(moor_redis_reply_at(r, i), out, cap + len);
-            strcat(out, ",");
+            show(moor_redis_reply_at(r, i), out);
+            add(out, ",");
         }
-        strcat(out, "]");
+        add(out, "]");
         return;
     default:
         snprintf(at, cap, "%c%.*s", "?$+-"[moor_redis_reply_type(r)],
@@ -47,16 +53,16 @@ static void feed(const char *bytes, size_t len, size_t piece, size_t max, char o
         const size_t n = len - i < piece ? len - i : piece;
         e = redis_codec_feed(&c, (moor_span){bytes + i, n});
         while (!e && !(e = redis_codec_next(&c, &r)) && r) {
-            show(r, out, 4096);
-            strcat(out, "\n");
+            show(r, out);
+            add(out, "\n");
             moor_redis_reply_free(r);
         }
     }
     if (e) {
-        strcat(out, moor_err_name(e));
+        add(out, moor_err_name(e));
         assert_int_equal(redis_codec_next(&c, &r), e); /* and for ever */
     } else if (redis_codec_has_rest(&c)) {
-        strcat(out, "...");
+        add(out, "...");
     }
     redis_codec_fini(&c);
 }

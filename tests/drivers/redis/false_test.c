@@ -154,7 +154,7 @@ static moor_err shared_ask(struct stage *g, const char *text, moor_fault *f, cha
     assert_int_equal(moor_redis_shared_open(g->runtime, g->pool, NULL, &s), MOOR_OK);
     words_of(&w, text);
     const moor_err e = moor_redis_shared_command_wait(s, NULL, w.argc, w.argv, NULL, &r, f);
-    snprintf(said, 256, "%s", e ? moor_err_name(e) : reply_text(r));
+    snprintf(said, 256, "%.255s", e ? moor_err_name(e) : reply_text(r));
     moor_redis_reply_free(r);
     assert_int_equal(moor_redis_shared_close(s, LONG_MS), MOOR_OK);
     return e;
@@ -212,8 +212,8 @@ static void too_deep(void **state)
     (void)state;
     char deep[256] = "";
     for (int i = 0; i < MOOR_REDIS_DEPTH_MAX; i++)
-        strcat(deep, "*1\r\n");
-    strcat(deep, ":1\r\n");
+        memcpy(deep + 4 * i, "*1\r\n", 4);
+    memcpy(deep + 4 * MOOR_REDIS_DEPTH_MAX, ":1\r\n", 4);
     check_answer((struct script){.answer = deep}, "", "[1]");
     memmove(deep + 4, deep, strlen(deep) + 1);
     memcpy(deep, "*1\r\n", 4);
@@ -270,7 +270,7 @@ static void unsolicited(void **state)
     moor_acquired a;
     moor_redis *session = session_begin(g.pool, &a);
     assert_string_equal(session_say(session, "GET k"), "one");
-    snprintf(said, sizeof said, "%s", session_say(session, "GET k"));
+    snprintf(said, sizeof said, "%.255s", session_say(session, "GET k"));
     assert_string_equal(said, "MOOR_EPROTO");
     moor_redis_end(session, MOOR_REUSE);
     strike(&g);

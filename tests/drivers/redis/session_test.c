@@ -151,7 +151,7 @@ static void lost_connections(void **state)
     pool_open(1);
     moor_redis *s = session_begin(pool, &a);
     char id[32];
-    snprintf(id, sizeof id, "%s", session_say(s, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", session_say(s, "CLIENT ID"));
     server_ask(&server, "CLIENT KILL ID %s", id);
     assert_string_equal(session_say(s, "PING"), "MOOR_ERESET");
     assert_string_equal(session_say(s, "PING"), "MOOR_ERESET"); /* and stays so */
@@ -205,7 +205,7 @@ static void checks(void **state)
     pool = fixture_pool(runtime, url, &o);
     moor_redis *s = session_begin(pool, &a);
     char id[32];
-    snprintf(id, sizeof id, "%s", session_say(s, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", session_say(s, "CLIENT ID"));
     moor_redis_end(s, MOOR_REUSE);
     nap_ms(300); /* some checks that pass */
     s = session_begin(pool, &a);

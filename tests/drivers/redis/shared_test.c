@@ -279,7 +279,7 @@ static void killed_client(void **state)
     rig_open(&g, 1, NULL);
     for (int i = 0; i < 10; i++) {
         char id[32];
-        snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+        snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
         assert_string_equal(server_ask(&server, "CLIENT KILL ID %s", id), "1");
         const char *said = "";
         for (int tries = 0; tries < 200; tries++) { /* one may meet the dying one */
@@ -302,7 +302,7 @@ static void rotates(void **state)
     moor_redis_shared_options_init(&o);
     o.rotate_ms = 20;
     rig_open(&g, 1, &o);
-    snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
     moor_pool_flush(g.pool);
     const int64_t end = now_ms() + LONG_MS;
     while (!strcmp(say(&g, "CLIENT ID"), id) && now_ms() < end)
@@ -317,7 +317,7 @@ static void read_only_turns_over(void **state)
     struct rig g;
     rig_open(&g, 1, NULL);
     char id[32];
-    snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
     server_ask(&server, "REPLICAOF 127.0.0.1 1");
     assert_non_null(strstr(say(&g, "SET k v"), "-READONLY"));
     server_ask(&server, "REPLICAOF NO ONE");
