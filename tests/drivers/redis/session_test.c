@@ -339,9 +339,9 @@ static void heard(void *user, const moor_redis_result *result)
 {
     struct run *run = user;
     if (result->fault.err) {
-        run->over = result->fault.err == MOOR_ERESET;
         run->wrong += result->fault.err != MOOR_ERESET;
         moor_redis_end(run->session, MOOR_REUSE);
+        run->over = 1;
         return;
     }
     run->messages++;
