@@ -187,6 +187,12 @@ static void *make_string(const redisReadTask *t, char *text, size_t len)
     /* The reader skips the two bytes after a string unseen: a wrong length would shift all that follows. */
     if (text[len] != '\r' || text[len + 1] != '\n')
         return refuse(c, MOOR_EPROTO);
+#if HIREDIS_MAJOR >= 1
+    if (t->type == REDIS_REPLY_VERB && len >= 4) { /* "txt:" says how to show it */
+        text += 4;
+        len -= 4;
+    }
+#endif
     struct moor_redis_reply *r = place(t, type_of(t->type), len + 1, &copy);
     if (!r)
         return NULL;
