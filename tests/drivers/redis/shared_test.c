@@ -334,7 +334,7 @@ struct many {
     struct rig *g;
     moor_task task;
     atomic_int done, wrong, canceled, timed_out, refused;
-    int asked;
+    atomic_int asked; /* ops below it are there */
     moor_redis_op ops[MANY];
     bool is_told[MANY];
     moor_shard *shard;
@@ -412,8 +412,13 @@ static void callbacks_on(uint32_t shards, uint32_t conns)
     /* With two shards and one connection every command crosses over and back. */
     assert_int_equal(moor_post(moor_shard_at(g.runtime, shards - 1), &one->task), MOOR_OK);
     const int64_t end = now_ms() + LONG_MS;
-    while (one->done < MANY && !one->refused && now_ms() < end)
-        nap_ms(2);
+    unsigned seed = 1;
+    while (one->done < MANY && !one->refused && now_ms() < end) {
+        const int asked = one->asked;
+        for (int i = 0; asked && i < 20; i++) /* from this thread, finished ones too */
+            moor_redis_cancel(one->ops[rand_r(&seed) % (unsigned)asked]);
+        nap_ms(1);
+    }
     assert_int_equal(one->refused, 0);
     assert_int_equal(one->done, MANY);
     assert_int_equal(one->wrong, 0);
