@@ -390,6 +390,7 @@ static void end_without_shard(struct mr_rack *k)
         for (struct moor_link *l = take_errands(k), *next; l; l = next) {
             next = l->chain;
             l->is_working = l->is_ended = false;
+            b->coming += l->is_late;
             if (l->dial)
                 mr_link_dial_task_over(l, false);
             else
@@ -553,6 +554,21 @@ void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well)
         ready(l);
     else
         lose(l, task == MOOR_TASK_RESET ? "its reset failed" : "its check failed");
+}
+
+void mr_keeper_task_late(struct moor_link *l)
+{
+    struct mr_rack *k = l->rack;
+    struct mr_keeper *b = k->keeper;
+    moor_fault fault = l->fault;
+    b->coming--;
+    if (l->dial) {
+        mr_pool_note_failure(l->route->upstream, &fault);
+        fault.safe_to_retry = true;
+        if (!atomic_load(&k->open) && !b->coming)
+            mr_rack_fail_waiters(k, &fault);
+    }
+    feed(k);
 }
 
 void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_link *l,

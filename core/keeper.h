@@ -30,6 +30,7 @@ struct mr_keeper {
     struct mr_deferred end; /* tells the pool: who closes it may free all this at once */
     int64_t sweep_gap_ns;
     int64_t swept_ns;
+    uint64_t swept_uses, swept_waits; /* of all links, when it last looked */
     /* what was used at most since the last decay */
     uint32_t busy_max;
     int64_t decay_ns;
@@ -57,6 +58,9 @@ static inline struct mr_loop *mr_keeper_loop(const struct mr_rack *k)
 
 /* From core/link_task.c: the driver's task of a ready link is over. */
 void mr_keeper_task_over(struct moor_link *l, moor_task_kind task, bool is_well);
+/* Its deadline passed while a helper has the link: nobody counts on it any more. The place under the caps stays
+ * taken until the helper lets go of it, so that few are stuck at a time. */
+void mr_keeper_task_late(struct moor_link *l);
 /* From core/link_dial.c. NULL link: a dial of u that failed, as the fault says. */
 void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_link *l,
                          const moor_fault *fault);

@@ -90,6 +90,8 @@ static void lose(struct mr_link_dial *d)
     if (fault.err != MOOR_ECANCELED)
         mr_pool_note_connect_text(u, l->text);
     mr_link_drop(l);
+    if (mr_timer_is_armed(&l->deadline)) /* a provider that failed in time */
+        mr_loop_untimer(loop_of(d), &l->deadline);
     free_dial(d);
     mr_link_give(k->pool->runtime, l);
     mr_keeper_dial_over(k, u, NULL, &fault);
@@ -370,6 +372,7 @@ static struct mr_link_dial *make(struct mr_rack *k)
     l->pool = k->pool;
     l->driver = k->driver;
     l->generation = atomic_load_explicit(&k->pool->generation, memory_order_relaxed);
+    atomic_store_explicit(&l->fit, mr_rack_stamp(k, l->generation), memory_order_relaxed);
     l->watch_fd = -1;
     return d;
 }

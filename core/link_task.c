@@ -107,7 +107,7 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
 {
     (void)now_ns;
     struct moor_link *l = MR_CONTAINER_OF(t, struct moor_link, deadline);
-    static const char *const steps[] = {"",
+    static const char *const steps[] = {"get credentials from their provider",
                                         "connect",
                                         "prepare the connection",
                                         "check the connection",
@@ -116,6 +116,8 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     if (!l->is_late)
         l->fault = (moor_fault){.err = MOOR_ETIMEDOUT, .what = steps[l->task]};
     if (l->is_working) {
+        if (!l->is_late)
+            mr_keeper_task_late(l);
         l->is_late = true;
         return;
     }
@@ -135,6 +137,7 @@ void mr_link_begin(struct moor_link *l, moor_task_kind task, int64_t deadline_ns
     l->task = task;
     l->fault = (moor_fault){0};
     l->is_late = false;
+    mr_link_unwatch(l); /* the step may close the descriptor, or read from it */
     mr_link_list(l);
     if (!hook) {
         over(l, true);
@@ -236,7 +239,9 @@ moor_step moor_link_block(moor_link *l, void (*work)(moor_link *l))
 void mr_link_unblocked(struct moor_link *l)
 {
     l->is_working = false;
-    if (l->is_ended) { /* the shard it began on was left */
+    if (l->is_late)
+        l->rack->keeper->coming++; /* as if it had been counted all along */
+    if (l->is_ended) {             /* the shard it began on was left */
         l->is_ended = false;
         if (l->dial) {
             mr_link_dial_task_over(l, false);

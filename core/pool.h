@@ -171,6 +171,8 @@ void mr_pool_event(struct moor_pool *p, const struct mr_upstream *u, moor_event_
 /* TLS_READY and CERT_EXPIRING. */
 void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
+/* Why a dial that is not over yet will fail. */
+void mr_pool_note_failure(struct mr_upstream *u, const moor_fault *fault);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
 /* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
 void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);

@@ -148,6 +148,14 @@ void mr_pool_log_dial_failed(struct mr_upstream *u, const moor_fault *fault)
            fault->os_errno ? strerrordesc_np(fault->os_errno) : "");
 }
 
+void mr_pool_note_failure(struct mr_upstream *u, const moor_fault *fault)
+{
+    mr_lock_lock(&u->pool->lock);
+    u->gate.last = *fault;
+    u->connect_text[0] = 0;
+    mr_lock_unlock(&u->pool->lock);
+}
+
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
 {
     mr_lock_lock(&u->pool->lock);

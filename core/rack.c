@@ -101,13 +101,13 @@ static struct moor_link *take(struct mr_rack *k, bool is_locked)
     struct mr_rack_table *t = atomic_load_explicit(&k->table, memory_order_acquire);
     if (is_locked && (atomic_load_explicit(&k->gate, memory_order_relaxed) & MR_RACK_ORDERED))
         return take_least(k, order_of);
-    struct mr_hint_line *line = mr_hint_line(k->hints);
+    struct mr_hint *hint = mr_rack_hint(k);
     /* From the lowest place, so that those beyond the need stay unused and can go. */
     for (uint32_t i = 0; i < n; i++) {
         struct moor_link *l = take_at(k, t, i, is_locked);
         if (l) {
-            atomic_store_explicit(&line->of[k->id % 4].link, l, memory_order_release);
-            atomic_store_explicit(&line->of[k->id % 4].id, k->id, memory_order_relaxed);
+            atomic_store_explicit(&hint->link, l, memory_order_release);
+            atomic_store_explicit(&hint->id, k->id, memory_order_relaxed);
             return l;
         }
     }
@@ -150,6 +150,25 @@ void mr_rack_put(struct mr_rack *k, struct moor_link *l)
     mr_lock_unlock(&p->lock);
     mr_rack_tell(told);
     if (has_work)
+        mr_keeper_kick(k);
+    mr_pool_unhold_end(p);
+}
+
+void mr_rack_put_unproven(struct mr_rack *k, struct moor_link *l)
+{
+    struct moor_pool *p = k->pool;
+    hold(p);
+    mr_lock_lock(&p->lock);
+    const bool is_wanted = k->waiting || atomic_load(&k->gate) & MR_RACK_CLOSED;
+    if (is_wanted) {
+        mr_rack_push_errand(k, l, MR_ERRAND_CHECK, NULL);
+    } else {
+        l->order = ++k->orders;
+        mr_link_set(l, MR_LINK_STALE);
+        atomic_store(&k->keeper->is_full, false);
+    }
+    mr_lock_unlock(&p->lock);
+    if (is_wanted)
         mr_keeper_kick(k);
     mr_pool_unhold_end(p);
 }
@@ -229,14 +248,16 @@ void mr_rack_read_options(struct mr_rack *k)
 {
     const moor_pool_options *o = &k->pool->options;
     const bool checks = MR_OPTION(o->check_on_return) && k->driver->check;
+    const bool checks_takes = MR_OPTION(o->check_after_ms) == 0 && k->driver->check;
     uint32_t bits = 0;
     bits |= strcmp(MR_OPTION(o->eviction), "fifo") ? 0 : MR_RACK_ORDERED;
-    bits |= checks || k->driver->returned ? MR_RACK_ASKS : 0;
+    bits |= checks || checks_takes || k->driver->returned ? MR_RACK_ASKS : 0;
     bits |= MR_OPTION(o->uses_max) ? MR_RACK_WEARS : 0;
     bits |= atomic_load(&k->open) > MR_OPTION(o->conns_max) ? MR_RACK_ABOVE : 0;
     bits |= k->pool->runtime->has_membarrier ? 0 : MR_RACK_FENCED;
     atomic_store(&k->uses_max, MR_OPTION(o->uses_max));
     atomic_store(&k->checks_returns, checks);
+    atomic_store(&k->checks_takes, checks_takes);
     const uint32_t all =
         MR_RACK_ORDERED | MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_ABOVE | MR_RACK_FENCED;
     atomic_fetch_or(&k->gate, bits);
@@ -274,7 +295,8 @@ moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route, struct mr_r
     for (int i = 0; i < MOOR_PRIORITIES; i++)
         mr_list_init(&k->queue[i]);
     k->id = atomic_fetch_add(&last_id, 1) + 1;
-    k->hints = p->runtime->hints;
+    k->hints = &p->runtime->hints->of[k->id % MR_HINT_WAYS];
+    atomic_store(&k->stamp, mr_rack_stamp(k, atomic_load(&p->generation)));
     k->fork_page = p->runtime->fork_page;
     atomic_store(&k->gate, 0);
     mr_rack_read_options(k);

@@ -166,7 +166,7 @@ static moor_err choose_user(struct pg_config *c, const char *user)
 static void choose_role(struct pg_config *c)
 {
     for (size_t i = 0; i < c->words; i++) {
-        if (strcmp(c->keys[i], "target_session_attrs"))
+        if (strcmp(c->keys[i], "target_session_attrs") != 0)
             continue;
         if (!strcmp(c->values[i], "primary") || !strcmp(c->values[i], "read-write"))
             c->role = PG_ROLE_PRIMARY;

@@ -35,7 +35,7 @@ static void fold(const char *text, char *out, size_t cap)
         const size_t whole = strcspn(line, "\n");
         const char *start = line + strspn(line, "\t ");
         const size_t blank = (size_t)(start - line);
-        if (blank < whole && line[0] != '\t' && strncmp(start, "LOCATION:", 9)) {
+        if (blank < whole && line[0] != '\t' && strncmp(start, "LOCATION:", 9) != 0) {
             const int n = snprintf(out + len, cap - len, "%s%.*s", len ? "; " : "",
                                    (int)(whole - blank), start);
             len += n > 0 ? (size_t)n : 0;

@@ -23,7 +23,7 @@
 #define FIELDS_MAX  16
 #define LEASES_MAX  64
 #define THREADS_MAX 16
-#define FAILS_MAX   65536
+#define CALM_MAX    1000000
 
 static moor_runtime *runtime;
 static moor_pool *pool;
@@ -165,6 +165,10 @@ static struct held *find(const char *name)
 static void acquire(const char *name, const char *ms)
 {
     struct held *h = find("");
+    if (!h) {
+        say("what?\tmore than %d leases", LEASES_MAX);
+        return;
+    }
     moor_acquire_options o;
     moor_why why;
     memset(&why, 0, sizeof why);
@@ -180,7 +184,7 @@ static void acquire(const char *name, const char *ms)
         say("ok\t%d\t%d", PQbackendPID(h->a.native), h->a.reused);
         return;
     }
-    char text[1024];
+    char text[1024] = "";
     say("fail\t%s\t%s\t%s\t%s", moor_err_name(e), moor_err_name(why.connect_err), why.connect_text,
         moor_why_text(&why, text, sizeof text));
 }
@@ -249,7 +253,9 @@ static struct {
     atomic_uint late;              /* of those, 5 s and more past their timeout       */
     atomic_ullong first_us;        /* from `up` to the first success after it         */
     atomic_uint dials_peak, open_peak;
-    char example[1024]; /* of a failure                                    */
+    atomic_uint calm;        /* acquires begun neither while down nor up for less than a second */
+    float calm_us[CALM_MAX]; /* how long those took that succeeded              */
+    char example[1024];      /* of a failure                                    */
 } load;
 
 static void load_failed(double began, const moor_why *why)
@@ -266,8 +272,35 @@ static void load_failed(double began, const moor_why *why)
     pthread_mutex_unlock(&lock);
 }
 
-static void load_served(const moor_acquired *a)
+/* Whatever the server does, these are to be served at once. */
+static void note_calm(double began)
 {
+    const double took = now_ms() - began;
+    pthread_mutex_lock(&lock);
+    if ((!load.down || began < load.down) || (load.up && began > load.up + 1000)) {
+        const unsigned n = atomic_fetch_add(&load.calm, 1);
+        if (n < CALM_MAX)
+            load.calm_us[n] = (float)(took * 1000);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static int by_size(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static double calm_percentile(double percent)
+{
+    const unsigned n = load.calm < CALM_MAX ? load.calm : CALM_MAX;
+    qsort(load.calm_us, n, sizeof *load.calm_us, by_size);
+    return n ? (double)load.calm_us[(unsigned)((double)(n - 1) * percent / 100)] : 0;
+}
+
+static void load_served(const moor_acquired *a, double began)
+{
+    note_calm(began);
     PGresult *r = PQexec(a->native, "select 1");
     if (PQresultStatus(r) != PGRES_TUPLES_OK) {
         atomic_fetch_add(&load.broken, 1);
@@ -299,7 +332,7 @@ static void *run_load(void *arg)
         o.why = &why;
         const double began = now_ms();
         if (moor_acquire_wait(pool, &o, &a) == MOOR_OK)
-            load_served(&a);
+            load_served(&a, began);
         else
             load_failed(began, &why);
         if (load.pause_us)
@@ -347,9 +380,11 @@ static void stop_load(void)
     pthread_join(load.watcher, NULL);
     say("{\"ok\": %u, \"broken\": %u, \"fails\": %u, \"unexplained\": %u, \"outside\": %u, "
         "\"late\": %u, "
-        "\"first_ms\": %.1f, \"dials_peak\": %u, \"open_peak\": %u}\t%s",
+        "\"first_ms\": %.1f, \"dials_peak\": %u, \"open_peak\": %u, \"calm\": %u, \"calm_p99_us\": "
+        "%.0f}\t%s",
         load.ok, load.broken, load.fails, load.unexplained, load.outside, load.late,
-        (double)load.first_us / 1000, load.dials_peak, load.open_peak, load.example);
+        (double)load.first_us / 1000, load.dials_peak, load.open_peak, load.calm,
+        calm_percentile(99), load.example);
 }
 
 /* ---- lines ---- */

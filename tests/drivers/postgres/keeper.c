@@ -21,7 +21,7 @@ bool moor_driver_query(const char *query, const char *key, char *buf, size_t cap
 {
     const size_t len = strlen(key);
     for (const char *at = query; *at; at += strcspn(at, "&"), at += *at == '&') {
-        if (strncmp(at, key, len) || at[len] != '=')
+        if (strncmp(at, key, len) != 0 || at[len] != '=')
             continue;
         size_t n = 0;
         for (const char *c = at + len + 1; *c && *c != '&'; c++, n++) {
@@ -29,7 +29,9 @@ bool moor_driver_query(const char *query, const char *key, char *buf, size_t cap
                 return false;
             unsigned byte = (unsigned char)*c;
             if (*c == '%') {
-                if (sscanf(c + 1, "%2x", &byte) != 1)
+                char digits[3] = {c[1], c[1] ? c[2] : '\0', '\0'}, *end;
+                byte = (unsigned)strtoul(digits, &end, 16);
+                if (end != digits + 2)
                     return false;
                 c += 2;
             }

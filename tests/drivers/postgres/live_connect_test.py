@@ -6,7 +6,7 @@
 import shutil
 import subprocess
 
-from live_case import SECRET, Case, main, quoted
+from live_case import SECRET, Case, main, quoted, wait_until
 
 
 class Connect(Case):
@@ -99,6 +99,18 @@ class Connect(Case):
     def test_a_wrong_password_on_the_socket(self):
         directory = quoted(str(self.server.root))
         self.fails(f"postgres://app:wrong@{directory}:{self.port}/postgres", "MOOR_EAUTH", "28P01")
+
+    def test_a_backend_killed_while_idle_over_tls(self):
+        self.actor.open(self.server.url())
+        before = self.actor.acquire()
+        self.actor.release()
+        self.server.sql(f"select pg_terminate_backend({before}, 5000)")
+        wait_until(lambda: self.actor.events()["CONN_CLOSED"] == 1, "the end of the connection")
+        self.assertNotEqual(self.actor.acquire(), before)
+        self.actor.release("a", "dirty")
+        self.actor.acquire()
+        self.assertEqual(self.actor.value("select 1"), "1")
+        self.actor.release()
 
     def test_set_up_statements(self):
         self.actor.open(self.server.url(), prepare_sql="set timezone = 'Asia/Tokyo'; prepare one as select 1")
