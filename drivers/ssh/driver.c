@@ -97,6 +97,8 @@ static moor_step say_goodbye(moor_link *l)
 static void drop(moor_link *l)
 {
     struct mr_ssh_link *s = moor_link_state(l);
+    if (!s) /* there was no memory for it */
+        return;
     mr_ssh_agent_drop(s);
     close_forgotten(s);
     ssh_key_free(s->key);
