@@ -149,6 +149,17 @@ class Many(SshCase):
         self.assertGreater(shell.stats()["created"], 1)
 
 
+    def test_a_lease_gets_its_turn_beside_commands(self):
+        server = self.sshd()
+        shell = self.shell(server.url(), sessions_max=1, conns_max=1)
+        shell.send("& storm 400 60000 0 sleep 0.05")
+        wait_until(lambda: "Starting session" in server.log(), "commands")
+        shell.send("lease 60000 0 echo mine")
+        first, then = shell.answer(), shell.answer()
+        self.assertEqual((first.get("verb"), first.get("out")), ("lease", "mine\n"))
+        self.assertEqual((then["done"], then["failed"]), (400, 0), then["first_error"])
+
+
 class End(SshCase):
     def begun(self, command, **options):
         server = self.sshd()
