@@ -4,7 +4,7 @@
  */
 #include "core/runtime.h"
 
-#include "core/pool.h"
+#include "core/keeper.h"
 #include "core/shard.h"
 
 static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard **out_shard)
@@ -118,6 +118,8 @@ void mr_shard_leave(struct moor_shard *s)
     atomic_store_explicit(&s->shared.state, MR_SHARD_STOPPING, memory_order_release);
     /* Callbacks run in here: as inside a turn they may neither block nor leave. */
     s->mine.is_turning = true;
+    for (struct mr_list *l; (l = mr_list_first(&s->mine.keepers));)
+        mr_keeper_leave(MR_CONTAINER_OF(l, struct mr_keeper, here)->rack);
     for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
         next = l->next;
         mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));

@@ -29,6 +29,7 @@ struct mr_keeper *mr_keeper_create(struct mr_rack *k)
     b->kick.run = run_kick;
     b->end.run = run_end;
     b->sweep.fire = mr_keeper_fire_sweep;
+    b->sweep_gap_ns = MR_SWEEP_MIN_NS;
     b->retry.fire = fire_retry;
     mr_list_init(&b->tasks);
     return b;
@@ -89,11 +90,17 @@ static void run_kick(struct mr_message *m)
     struct moor_pool *p = k->pool;
     struct moor_shard *self = moor_shard_self();
     atomic_store(&b->is_kicked, false);
+    /* Chosen as its thread was about to leave, with nothing of the pool here: it keeps nothing. */
+    struct moor_shard *leaving = self;
+    if (!mr_list_is_linked(&b->here) && atomic_load(&self->shared.state) != MR_SHARD_RUNNING)
+        atomic_compare_exchange_strong(&b->shard, &leaving, NULL);
     if (atomic_load(&b->shard) != self) { /* left since: to whoever keeps it now */
         mr_keeper_kick(k);
     } else {
         if (!b->local || b->local->shard != self)
             b->local = mr_pool_local(p, self);
+        if (!mr_list_is_linked(&b->here) && !b->is_over)
+            mr_list_push_back(&self->mine.keepers, &b->here);
         if (!b->local)
             b->local = &b->spare; /* the pool drains: nothing new begins */
         feed(k);
@@ -315,7 +322,9 @@ static void end_if_over(struct mr_rack *k)
 
 static void run_end(struct mr_deferred *d)
 {
-    mr_pool_unhold_end(MR_CONTAINER_OF(d, struct mr_keeper, end)->rack->pool);
+    struct mr_keeper *b = MR_CONTAINER_OF(d, struct mr_keeper, end);
+    mr_list_remove(&b->here);
+    mr_pool_unhold_end(b->rack->pool);
 }
 
 static void feed_once(struct mr_rack *k)
@@ -424,8 +433,12 @@ void mr_keeper_leave(struct mr_rack *k)
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *self = moor_shard_self();
-    if (atomic_load(&b->shard) != self)
+    mr_list_remove(&b->here);
+    if (b->is_over) {
+        mr_loop_undefer(&b->end);
+        run_end(&b->end);
         return;
+    }
     b->is_feeding = true; /* nothing begins in here */
     for (struct mr_list *l; (l = mr_list_first(&b->tasks));) {
         struct moor_link *m = MR_CONTAINER_OF(l, struct moor_link, tasks);
@@ -447,8 +460,7 @@ void mr_keeper_leave(struct mr_rack *k)
     b->is_feeding = false;
     b->local = NULL;
     atomic_store(&b->shard, NULL);
-    if (b->links || k->waiting)
-        mr_keeper_kick(k);
+    mr_keeper_kick(k); /* who waits, what is idle and the pool's end are another's now */
 }
 
 /* ---- outcomes ---- */

@@ -14,6 +14,7 @@ struct mr_keeper {
     _Atomic(struct moor_shard *) shard; /* NULL: none yet */
     struct mr_pool_shard *local; /* the pool's part there; `spare` where it has none any more */
     struct mr_pool_shard spare;
+    struct mr_list here; /* of the shard's keepers */
     struct mr_message kick;
     _Atomic(bool) is_kicked;
     _Atomic(bool) is_full; /* nothing could be dialled: who begins to wait need not kick */
@@ -74,6 +75,8 @@ void mr_keeper_gone(struct moor_link *l);
 void mr_keeper_evict(struct mr_rack *k, uint32_t count, const char *why);
 
 /* ---- time: core/rack_sweep.c ---- */
+/* What lies idle for so long is watched, and so often is looked while anything changes. */
+#define MR_SWEEP_MIN_NS (20 * MR_NS_PER_MS)
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns);
 /* A lease that was reported as held is over. */
 void mr_keeper_tell_returned(struct moor_link *l);

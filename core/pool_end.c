@@ -179,8 +179,6 @@ void mr_pool_fire_deadline(struct mr_timer *t, int64_t now_ns)
 void mr_pool_leave(struct mr_pool_shard *local)
 {
     local->is_leaving = true;
-    if (local->pool->rack)
-        mr_keeper_leave(local->pool->rack);
     for (struct mr_list *l = local->berths.next; l != &local->berths; l = l->next) {
         struct mr_berth *b = MR_CONTAINER_OF(l, struct mr_berth, link);
         uint32_t home = local->shard->index + 1; /* another shard may keep min idle from now on */

@@ -8,7 +8,7 @@
 #include <poll.h>
 #include <string.h>
 
-#define GAP_MIN_NS (20 * MR_NS_PER_MS) /* idle this long: watched */
+#define GAP_MIN_NS MR_SWEEP_MIN_NS
 #define GAP_MAX_NS MR_NS_PER_SEC
 #define LEAP_NS                                                                                    \
     (30 * MR_NS_PER_SEC) /* the sweep came so late: the machine slept, or the shard hung */

@@ -173,9 +173,15 @@ void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns, stru
 
 void mr_rack_tell(struct mr_waiter *told)
 {
-    while (told) {
-        struct mr_waiter *w = told;
-        told = w->next;
+    struct mr_waiter *first = NULL; /* who was served first hears of it first */
+    for (struct mr_waiter *next; told; told = next) {
+        next = told->next;
+        told->next = first;
+        first = told;
+    }
+    while (first) {
+        struct mr_waiter *w = first;
+        first = w->next;
         w->over(w);
     }
 }
@@ -270,7 +276,13 @@ static void join_queue(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns,
     k->waiting++;
     atomic_fetch_add(&k->pool->runtime->waiters, 1);
     enqueue(k, w);
-    if (w->is_bound || (before && before->priority <= w->priority))
+    if (w->is_bound) {
+        struct moor_link *own = mr_rack_link_of_key(k, w->affinity);
+        if (claim_wanted(k, own))
+            mr_rack_settle(k, own, now_ns, told);
+        return;
+    }
+    if (before && before->priority <= w->priority)
         return;
     k->gatherer = w->got ? w : NULL;
     if (before) {

@@ -146,6 +146,7 @@ struct moor_shard *mr_runtime_make_shard(struct moor_runtime *r, uint32_t index,
     s->index = index;
     s->is_adopted = is_adopted;
     mr_list_init(&s->mine.locals);
+    mr_list_init(&s->mine.keepers);
     mr_inbox_close(&s->shared.inbox); /* others find the slot before its thread is ready */
     atomic_store(&s->shared.state, MR_SHARD_STARTING);
     return s;

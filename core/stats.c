@@ -2,7 +2,7 @@
  * Reading what pools and runtimes count: sums over shards, without stopping any.
  * Any thread.
  */
-#include "core/rack.h"
+#include "core/keeper.h"
 
 #include <mooring/stats.h>
 
@@ -18,20 +18,26 @@ static moor_pool *unconst(const moor_pool *p)
     return (moor_pool *)(uintptr_t)p;
 }
 
+static void add_local(struct mr_pool_shard *local, moor_stats *sum)
+{
+#define X(name, text) sum->name += atomic_load_explicit(&local->stats.name, memory_order_relaxed);
+    MOOR_STATS(X)
+#undef X
+}
+
 void moor_stats_read_sized(const moor_pool *p, moor_stats *out, size_t size)
 {
     moor_stats sum = {.size = size};
     for (uint32_t i = 0; i < MR_SHARDS_MAX; i++) {
         struct mr_pool_shard *local =
             atomic_load_explicit(&unconst(p)->locals[i], memory_order_acquire);
-        if (!local)
-            continue;
-#define X(name, text) sum.name += atomic_load_explicit(&local->stats.name, memory_order_relaxed);
-        MOOR_STATS(X)
-#undef X
+        if (local)
+            add_local(local, &sum);
     }
-    if (p->rack)
+    if (p->rack) {
+        add_local(&p->rack->keeper->spare, &sum);
         mr_rack_stats(p->rack, &sum);
+    }
     memset(out, 0, size);
     memcpy(out, &sum, size < sizeof sum ? size : sizeof sum);
 }

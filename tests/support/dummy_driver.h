@@ -41,6 +41,9 @@ struct dummy_script {
 /* The URL is dummy://127.0.0.1:1; driver_config is the script. */
 extern const moor_driver dummy_driver;
 
+/* Of the next one that connects: they count up. */
+int dummy_ids(void);
+
 /* The holder's: asserts that it is alone. */
 void dummy_enter(struct dummy *d);
 void dummy_leave(struct dummy *d);

@@ -6,6 +6,8 @@
 
 #include "base/assert.h"
 
+#include <mooring/driver.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,7 +68,9 @@ void sim_rig_open(struct sim_rig *g, unsigned shards)
         e = mr_runtime_add_shard(g->r, &g->shards[i]);
         SIM_CHECK(&g->w, e == MOOR_OK, "mr_runtime_add_shard: %s", moor_err_name(e));
     }
-    e = moor_pool_open(g->r, "http://sim.test", &g->pool_options, &g->pool);
+    e = g->driver ? moor_driver_use(g->r, g->driver) : MOOR_OK;
+    SIM_CHECK(&g->w, e == MOOR_OK, "moor_driver_use: %s", moor_err_name(e));
+    e = moor_pool_open(g->r, g->url ? g->url : "http://sim.test", &g->pool_options, &g->pool);
     SIM_CHECK(&g->w, e == MOOR_OK, "moor_pool_open: %s", moor_err_name(e));
 }
 
@@ -141,12 +145,19 @@ static void check_busy(struct sim_rig *g)
     sim_rig_ask(g, i);
 }
 
+void sim_rig_drain(struct sim_rig *g, int64_t ms)
+{
+    if (!g->is_draining)
+        moor_pool_drain(g->pool, ms, on_drained, g);
+    g->is_draining = true;
+}
+
 void sim_rig_close(struct sim_rig *g)
 {
     struct sim *w = &g->w;
     const int64_t grace = sim_between(w, 0, 50);
     if (!g->is_drained)
-        moor_pool_drain(g->pool, grace, on_drained, g);
+        sim_rig_drain(g, grace);
     /* What the application still holds keeps the pool from ending, but its operations end in time. */
     SIM_CHECK(w, sim_rig_until(g, sim_rig_is_quiet, NULL, grace + 5000),
               "%u requests outlive the drain", g->open_calls);

@@ -65,6 +65,8 @@ struct sim_rig {
     bool is_turning[SIM_SHARDS_MAX], has_left[SIM_SHARDS_MAX];
     int64_t asleep_until_ns[SIM_SHARDS_MAX]; /* strict runs: what moor_shard_timeout said */
     moor_pool *pool;
+    const char *url;                  /* NULL: http://sim.test */
+    const struct moor_driver *driver; /* made known before, or NULL */
     moor_runtime_options runtime_options;
     moor_pool_options pool_options;
     struct sim_call calls[SIM_REQUESTS_MAX];
@@ -72,7 +74,7 @@ struct sim_rig {
     uint64_t submissions;
     struct sim_held held[SIM_HELD_MAX];
     unsigned held_count;
-    bool is_drained;
+    bool is_draining, is_drained;
     moor_stats last_stats; /* as the pool ended */
     bool is_strict;        /* a shard runs only when it is due: lost wakes show */
     bool has_one_address;  /* then the caps are exact at the host */
@@ -84,6 +86,8 @@ struct sim_rig {
 void sim_rig_init(struct sim_rig *g, uint64_t seed);
 /* Runtime, shards, pool, as the options say. */
 void sim_rig_open(struct sim_rig *g, unsigned shards);
+/* The pool takes no new work; sim_rig_close follows. */
+void sim_rig_drain(struct sim_rig *g, int64_t ms);
 /* Everything ends, and everything is given back; checks it. */
 void sim_rig_close(struct sim_rig *g);
 

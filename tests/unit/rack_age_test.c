@@ -147,6 +147,30 @@ static void test_surplus_goes_by_and_by(void **state)
     handles_close(&h);
 }
 
+/* In turn, every link is used, and still those that are not needed go. */
+static void test_fifo_pools_shrink_too(void **state)
+{
+    (void)state;
+    struct handles h;
+    moor_pool_options o;
+    options(&o);
+    o.conns_max = 20;
+    o.eviction = "fifo";
+    o.surplus_decay_ms = 50;
+    handles_open(&h, &o);
+    moor_acquired a[20];
+    take(&h, 20, a);
+    give(20, a);
+    for (int i = 0; i < 20000 && handles_stats(&h).conns_open > 4; i++) {
+        take(&h, 1, a);
+        give(1, a);
+        peer_sleep_ms(1);
+    }
+    assert_true(handles_stats(&h).conns_open <= 4);
+    assert_int_equal(atomic_load(&h.script.connects), 20);
+    handles_close(&h);
+}
+
 /* ---- how old ---- */
 
 static void test_lifetime_ends_idle_and_leased(void **state)
@@ -545,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_min_idle_is_kept),
         cmocka_unit_test(test_idle_ones_time_out),
         cmocka_unit_test(test_surplus_goes_by_and_by),
+        cmocka_unit_test(test_fifo_pools_shrink_too),
         cmocka_unit_test(test_lifetime_ends_idle_and_leased),
         cmocka_unit_test(test_lifetimes_are_spread_both_ways),
         cmocka_unit_test(test_uses_are_counted),
