@@ -7,7 +7,7 @@
 static void flushed(struct moor_pool *p)
 {
     if (p->rack)
-        atomic_fetch_add(&p->rack->generation, 1);
+        atomic_fetch_add(&p->rack->stamp, 1);
     mr_pool_event(p, NULL, MOOR_EVENT_POOL_FLUSHED, NULL);
     mr_pool_kick_all(p);
 }

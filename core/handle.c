@@ -10,6 +10,7 @@
 #include "core/keeper.h"
 #include "core/lease.h"
 
+#include <sched.h>
 #include <string.h>
 
 static bool is_handle(moor_lease lease)
@@ -178,6 +179,8 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     return e;
 }
 
+#define YIELDS_MAX 16
+
 /* Somebody may be about to return one: cheaper than a sleep and a wake. */
 static struct moor_link *spin(struct mr_rack *k)
 {
@@ -195,6 +198,17 @@ static struct moor_link *spin(struct mr_rack *k)
         if (l)
             return l;
     } while (mr_clock_now(clock) - begun < until);
+    /* Links that are held for microseconds are all out because who holds them waits for a core, perhaps this
+     * one. A queue that forms now would not empty again: each hand-over is a sleep and a wake. */
+    for (int i = 0; i < YIELDS_MAX && !atomic_load_explicit(&k->is_slow, memory_order_relaxed);
+         i++) {
+        sched_yield();
+        if (!is_open(k))
+            return NULL;
+        struct moor_link *l = mr_rack_take(k);
+        if (l)
+            return l;
+    }
     return NULL;
 }
 
@@ -254,7 +268,7 @@ static inline struct mr_rack *usual_rack(moor_pool *p, const moor_acquire_option
                                          const moor_acquired *out)
 {
     struct mr_rack *k = MR_LIKELY(p && out) ? p->rack : NULL;
-    if (MR_UNLIKELY(!k || !is_open(k) || !*k->fork_page || (options && options->affinity)))
+    if (MR_UNLIKELY(!k || !is_open(k) || (options && options->affinity)))
         return NULL;
     return k;
 }
@@ -264,12 +278,13 @@ moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options,
                               const char *site)
 {
     struct mr_rack *k = usual_rack(p, options, out);
-    struct moor_link *l = MR_LIKELY(k != NULL) ? mr_rack_retake(k) : NULL;
-    if (MR_UNLIKELY(!l))
+    struct moor_link *l;
+    uint64_t word;
+    if (MR_UNLIKELY(!k || !mr_rack_retake(k, &l, &word)))
         return wait_slow(p, options, out, site);
     if (MR_UNLIKELY(!mr_rack_is_fit(k, l)))
         return turn_down_and(wait_slow, p, options, out, site, l);
-    mr_handle_fill(out, l, site);
+    mr_handle_fill_as(out, l, word, site);
     return MOOR_OK;
 }
 
@@ -277,12 +292,13 @@ moor_err moor_acquire_try_at(moor_pool *p, const moor_acquire_options *options, 
                              const char *site)
 {
     struct mr_rack *k = usual_rack(p, options, out);
-    struct moor_link *l = MR_LIKELY(k != NULL) ? mr_rack_retake(k) : NULL;
-    if (MR_UNLIKELY(!l))
+    struct moor_link *l;
+    uint64_t word;
+    if (MR_UNLIKELY(!k || !mr_rack_retake(k, &l, &word)))
         return try_slow(p, options, out, site);
     if (MR_UNLIKELY(!mr_rack_is_fit(k, l)))
         return turn_down_and(try_slow, p, options, out, site, l);
-    mr_handle_fill(out, l, site);
+    mr_handle_fill_as(out, l, word, site);
     return MOOR_OK;
 }
 
@@ -329,10 +345,12 @@ void moor_lease_report(moor_lease lease, const char *sqlstate, int code)
         l && l->driver->judge ? l->driver->judge(l, sqlstate, code) : MOOR_VERDICT_KEEP;
     if (v == MOOR_VERDICT_KEEP)
         return;
-    if (v == MOOR_VERDICT_RESET)
+    if (v == MOOR_VERDICT_RESET) {
         l->is_marked = true;
-    else
-        atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
+        atomic_fetch_or_explicit(&l->fit, MR_LINK_MARKED, memory_order_relaxed);
+    } else {
+        mr_link_wear(l);
+    }
     if (v == MOOR_VERDICT_FLUSH)
         mr_pool_flush_of(l->pool, l->generation, "a holder reported an error that means so");
 }
@@ -361,6 +379,8 @@ static bool is_used_up(struct mr_rack *k, struct moor_link *l)
 static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
 {
     const uint32_t gate = atomic_load(&k->gate);
+    if (l->is_marked)
+        atomic_fetch_and_explicit(&l->fit, ~MR_LINK_MARKED, memory_order_relaxed);
     l->is_marked = false;
     if (v == MOOR_VERDICT_FLUSH)
         mr_pool_flush_of(k->pool, l->generation, "the driver saw it in what came back");
@@ -388,6 +408,8 @@ static void put_back(struct mr_rack *k, struct moor_link *l, moor_verdict v)
 static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t word,
                               moor_release_how how)
 {
+    if (!*k->fork_page)
+        return;
     const moor_verdict v = verdict_of(l, how);
     l->is_marked = false;
     const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
@@ -405,25 +427,39 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
         mr_rack_serve_as_guest(k);
 }
 
-void mr_handle_release(moor_lease lease, moor_release_how how)
+static COLD void serve_slow(struct mr_rack *k)
+{
+    if (*k->fork_page)
+        mr_rack_serve_as_guest(k);
+}
+
+static COLD void release_other(moor_lease lease, moor_release_how how)
+{
+    if (lease.slot_)
+        mr_lease_release(lease, how);
+}
+
+void moor_release(moor_lease lease, moor_release_how how)
 {
     struct moor_link *l = (struct moor_link *)(void *)lease.slot_;
     const uint64_t word = lease.generation_;
-    if (MR_UNLIKELY(mr_link_word(l) != word || mr_link_state_of(word) != MR_LINK_LEASED))
+    if (MR_UNLIKELY(!lease.slot_ || lease.slot_->shard)) {
+        release_other(lease, how);
+        return;
+    }
+    if (MR_UNLIKELY(mr_link_word(l) != word))
         return;
     struct mr_rack *k = l->rack;
-    if (MR_UNLIKELY(!*k->fork_page))
-        return;
-    if (MR_UNLIKELY(how != MOOR_REUSE || l->is_marked || !mr_rack_is_fit(k, l) ||
+    if (MR_UNLIKELY(how != MOOR_REUSE || !mr_rack_is_fit(k, l) ||
                     atomic_load_explicit(&k->gate, memory_order_relaxed))) {
         release_slow(k, l, word, how);
         return;
     }
     /* A plain store: who begins to wait makes every core pass a barrier between shutting the gate and looking at
      * the links, so either the link is seen there or the gate here (docs/decisions/0021). */
-    atomic_store_explicit(&l->slot.generation, mr_link_next(word, MR_LINK_IDLE),
+    atomic_store_explicit(&l->slot.generation, mr_link_step(word, MR_LINK_LEASED, MR_LINK_IDLE),
                           memory_order_release);
     atomic_signal_fence(memory_order_seq_cst);
     if (MR_UNLIKELY(!is_open(k)))
-        mr_rack_serve_as_guest(k);
+        serve_slow(k);
 }

@@ -6,14 +6,14 @@
 
 #include "core/rack.h"
 
-/* moor_release of a handle lease, and moor_acquire of a pool that gives them. */
-void mr_handle_release(moor_lease lease, moor_release_how how);
+/* moor_acquire of a pool that gives them. */
 MOOR_NODISCARD moor_err mr_handle_ask(struct mr_rack *k, const moor_acquire_options *o,
                                       int64_t deadline_ns, const char *site, moor_acquired_cb cb,
                                       void *user, moor_op *out_op);
 
 /* The holder's thread: what it is told of a link that is its own from now on. */
-static inline void mr_handle_fill(moor_acquired *out, struct moor_link *l, const char *site)
+static inline void mr_handle_fill_as(moor_acquired *out, struct moor_link *l, uint64_t word,
+                                     const char *site)
 {
     const uint64_t uses = atomic_load_explicit(&l->uses, memory_order_relaxed);
     atomic_store_explicit(&l->uses, uses + 1, memory_order_relaxed);
@@ -21,11 +21,15 @@ static inline void mr_handle_fill(moor_acquired *out, struct moor_link *l, const
     out->size = sizeof *out;
     out->fault = (moor_fault){0};
     out->lease.slot_ = &l->slot;
-    out->lease.generation_ = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
+    out->lease.generation_ = word;
     out->native = l->native;
     out->reused = uses > 0;
     out->waited = 0;
     out->why = NULL;
+}
+static inline void mr_handle_fill(moor_acquired *out, struct moor_link *l, const char *site)
+{
+    mr_handle_fill_as(out, l, atomic_load_explicit(&l->slot.generation, memory_order_relaxed), site);
 }
 
 #endif

@@ -303,15 +303,9 @@ static bool claim_end(struct moor_slot_ *slot, uint64_t generation)
                                                    memory_order_acq_rel, memory_order_relaxed);
 }
 
-void moor_release(moor_lease lease, moor_release_how how)
+void mr_lease_release(moor_lease lease, moor_release_how how)
 {
     struct moor_slot_ *slot = lease.slot_;
-    if (!slot)
-        return;
-    if (!slot->shard) {
-        mr_handle_release(lease, how);
-        return;
-    }
     if (mr_runtime_is_forked(slot->shard->runtime) || !claim_end(slot, lease.generation_))
         return;
     struct mr_lease *l = (struct mr_lease *)(void *)slot;

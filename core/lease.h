@@ -76,6 +76,8 @@ void mr_lease_options(const moor_acquire_options *given, moor_acquire_options *o
 MOOR_NODISCARD moor_err mr_lease_deadline(const struct moor_pool *p,
                                           const moor_acquire_options *given, int64_t now_ns,
                                           int64_t *out_deadline_ns);
+/* moor_release of a shard lease. */
+void mr_lease_release(moor_lease lease, moor_release_how how);
 /* The lease of a current handle, on its shard. EFORKED, ESTALE, EWRONGTHREAD. */
 MOOR_NODISCARD moor_err mr_lease_find(moor_lease handle, struct mr_lease **out_lease);
 

@@ -7,6 +7,7 @@
 #include "core/rack.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #define LINK_ALIGN 64 /* neighbours are other threads' */
 
@@ -47,6 +48,7 @@ void mr_link_give(struct moor_runtime *r, struct moor_link *l)
     atomic_store_explicit(&l->site, NULL, memory_order_relaxed);
     atomic_store_explicit(&l->uses, 0, memory_order_relaxed);
     atomic_store_explicit(&l->is_worn, 0, memory_order_relaxed);
+    atomic_store_explicit(&l->fit, 0, memory_order_relaxed);
     atomic_store_explicit(&l->seen_ns, 0, memory_order_relaxed);
     const size_t from = offsetof(struct moor_link, rack);
     memset((char *)l + from, 0, sizeof *l - from);
@@ -70,14 +72,17 @@ void mr_links_free(struct moor_runtime *r)
 moor_err mr_hints_make(struct moor_runtime *r)
 {
     const size_t size = MR_HINT_LINES * sizeof *r->hints;
-    r->hints = mr_heap_alloc_aligned(&r->heap, size, LINK_ALIGN);
-    MR_FAIL_IF(!r->hints, MOOR_ENOMEM);
-    memset(r->hints, 0, size);
+    void *lines = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MR_FAIL_IF(lines == MAP_FAILED, MOOR_ENOMEM);
+    /* A forked child finds no hint, and so what it may not do: the fast path need not ask. */
+    madvise(lines, size, MADV_WIPEONFORK);
+    r->hints = lines;
     return MOOR_OK;
 }
 
 void mr_hints_free(struct moor_runtime *r)
 {
-    mr_heap_free_aligned(&r->heap, r->hints, MR_HINT_LINES * sizeof *r->hints, LINK_ALIGN);
+    if (r->hints)
+        munmap(r->hints, MR_HINT_LINES * sizeof *r->hints);
     r->hints = NULL;
 }

@@ -64,6 +64,7 @@ struct moor_link {
     /* one writer, the owner or the keeper; anybody may read them for a picture */
     _Atomic(const char *) site; /* where it was last acquired: static text */
     _Atomic(uint64_t) uses;
+    _Atomic(uint64_t) fit; /* the stamp of the rack it is made for; 0: closes on return */
     _Atomic(int64_t) born_ns, alive_ns;
     _Atomic(int64_t) seen_ns; /* since when the sweep sees the same word */
     _Atomic(uint8_t) is_worn; /* set by the keeper or a report: closes on return */
@@ -117,6 +118,19 @@ static inline uint64_t mr_link_word(const struct moor_link *l)
 {
     return atomic_load_explicit(&((struct moor_link *)(uintptr_t)l)->slot.generation,
                                 memory_order_acquire);
+}
+/* The word of the next owner, of a word whose state is known. */
+static inline uint64_t mr_link_step(uint64_t word, enum mr_link_state from, enum mr_link_state to)
+{
+    return word + (UINT64_C(1) << MR_LINK_STATE_BITS) + (uint64_t)to - (uint64_t)from;
+}
+#define MR_LINK_MARKED (UINT64_C(1) << 63) /* in fit: as is_marked */
+
+/* It closes when it comes back. */
+static inline void mr_link_wear(struct moor_link *l)
+{
+    atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
+    atomic_store_explicit(&l->fit, 0, memory_order_relaxed);
 }
 /* By the owner: its ownership ends here. */
 static inline void mr_link_set(struct moor_link *l, enum mr_link_state to)

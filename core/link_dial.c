@@ -372,6 +372,7 @@ static struct mr_link_dial *make(struct mr_rack *k)
     l->pool = k->pool;
     l->driver = k->driver;
     l->generation = atomic_load_explicit(&k->pool->generation, memory_order_relaxed);
+    atomic_store_explicit(&l->fit, mr_rack_stamp(k, l->generation), memory_order_relaxed);
     l->watch_fd = -1;
     return d;
 }

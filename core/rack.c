@@ -101,13 +101,13 @@ static struct moor_link *take(struct mr_rack *k, bool is_locked)
     struct mr_rack_table *t = atomic_load_explicit(&k->table, memory_order_acquire);
     if (is_locked && (atomic_load_explicit(&k->gate, memory_order_relaxed) & MR_RACK_ORDERED))
         return take_least(k, order_of);
-    struct mr_hint_line *line = mr_hint_line(k->hints);
+    struct mr_hint *hint = mr_rack_hint(k);
     /* From the lowest place, so that those beyond the need stay unused and can go. */
     for (uint32_t i = 0; i < n; i++) {
         struct moor_link *l = take_at(k, t, i, is_locked);
         if (l) {
-            atomic_store_explicit(&line->of[k->id % 4].link, l, memory_order_release);
-            atomic_store_explicit(&line->of[k->id % 4].id, k->id, memory_order_relaxed);
+            atomic_store_explicit(&hint->link, l, memory_order_release);
+            atomic_store_explicit(&hint->id, k->id, memory_order_relaxed);
             return l;
         }
     }
@@ -295,7 +295,8 @@ moor_err mr_rack_create(struct moor_pool *p, struct mr_route *route, struct mr_r
     for (int i = 0; i < MOOR_PRIORITIES; i++)
         mr_list_init(&k->queue[i]);
     k->id = atomic_fetch_add(&last_id, 1) + 1;
-    k->hints = p->runtime->hints;
+    k->hints = &p->runtime->hints->of[k->id % MR_HINT_WAYS];
+    atomic_store(&k->stamp, mr_rack_stamp(k, atomic_load(&p->generation)));
     k->fork_page = p->runtime->fork_page;
     atomic_store(&k->gate, 0);
     mr_rack_read_options(k);

@@ -78,9 +78,9 @@ struct mr_rack {
 
     /* read by every acquire and release, written rarely */
     uint64_t id; /* no two racks of the process have the same: what threads remember links by */
-    struct mr_hint_line *hints;              /* the runtime's */
+    struct mr_hint *hints;                   /* ours of the runtime's first line */
     const volatile unsigned char *fork_page; /* the same */
-    _Atomic(uint32_t) generation;            /* as the pool's */
+    _Atomic(uint64_t) stamp;                 /* id and the pool's generation: see mr_rack_stamp */
     _Atomic(struct mr_rack_table *) table;
     _Atomic(uint32_t) used; /* slots of the table ever used: where looking ends */
     struct moor_pool *pool;
@@ -92,10 +92,10 @@ struct mr_rack {
     /* under the pool's lock */
     struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
     struct mr_list queue[MOOR_PRIORITIES];
-    uint32_t calm;    /* looks under the lock in a row that found nobody waiting */
-    uint32_t waiting; /* waiters */
-    uint32_t bound;   /* of those, who wait for the link of their key */
-    uint32_t wanted;  /* links the others want, less those they have */
+    uint32_t calm;              /* looks under the lock in a row that found nobody waiting */
+    uint32_t waiting;           /* waiters */
+    uint32_t bound;             /* of those, who wait for the link of their key */
+    uint32_t wanted;            /* links the others want, less those they have */
     struct mr_waiter *gatherer; /* the batch that has a part of its links; it is the first */
     uint64_t tickets, orders;
     struct moor_link *errands; /* links for the keeper, newest first */
@@ -110,6 +110,8 @@ struct mr_rack {
     _Atomic(uint64_t) first_uses; /* of those, the first of each: not reuse */
     _Atomic(uint64_t) failed, leaks;
     _Atomic(uint32_t) open; /* links ready */
+    _Atomic(bool)
+        is_slow; /* acquires waited for links that were held for longer than microseconds */
 
     struct mr_keeper *keeper;
     struct mr_rack *next_free;
@@ -132,40 +134,51 @@ void mr_rack_turn_down(struct mr_rack *k, struct moor_link *l);
  * one alone keeps to one. A hint, which threads of one hash share. A table of the runtime's and no thread-local
  * variable, for which a library loaded late may find no room. Links stay mapped as long as their runtime. */
 #define MR_HINT_LINES 256
+#define MR_HINT_WAYS  4 /* pools with one in common displace each other */
+struct mr_hint {
+    _Atomic(uint64_t) id; /* a rack's, which never comes again */
+    _Atomic(struct moor_link *) link;
+};
 struct mr_hint_line {
-    struct {
-        _Atomic(uint64_t) id; /* a rack's, which never comes again */
-        _Atomic(struct moor_link *) link;
-    } of[4];
+    struct mr_hint of[MR_HINT_WAYS];
 } __attribute__((aligned(64)));
 
-static inline struct mr_hint_line *mr_hint_line(struct mr_hint_line *lines)
+/* This thread's of the rack. */
+static inline struct mr_hint *mr_rack_hint(struct mr_rack *k)
 {
     const uint64_t thread = (uint64_t)(uintptr_t)__builtin_thread_pointer();
-    return &lines[(thread * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
+    return k->hints + ((thread * UINT64_C(0x9e3779b97f4a7c15)) >> 56) * MR_HINT_WAYS;
+}
+
+/* What a link of that generation is marked with, and no other. */
+static inline uint64_t mr_rack_stamp(const struct mr_rack *k, uint32_t generation)
+{
+    return k->id << 32 | generation;
 }
 
 /* Of the present generation and ours: a place seen just before it was cleared, or a hint, may show a link that
  * by now serves another pool. */
 static inline bool mr_rack_is_fit(struct mr_rack *k, struct moor_link *l)
 {
-    return l->rack == k &&
-           l->generation == atomic_load_explicit(&k->generation, memory_order_relaxed) &&
-           !atomic_load_explicit(&l->is_worn, memory_order_relaxed);
+    return atomic_load_explicit(&l->fit, memory_order_relaxed) ==
+           atomic_load_explicit(&k->stamp, memory_order_relaxed);
 }
 
-/* Any thread. The idle link this thread had last, LEASED, fit or not; NULL: not that one. Asks no gate. */
-static inline struct moor_link *mr_rack_retake(struct mr_rack *k)
+/* Any thread. The idle link this thread had last, LEASED, fit or not. Asks no gate. */
+static inline bool mr_rack_retake(struct mr_rack *k, struct moor_link **out_link, uint64_t *out_word)
 {
-    struct mr_hint_line *line = mr_hint_line(k->hints);
-    if (MR_UNLIKELY(atomic_load_explicit(&line->of[k->id % 4].id, memory_order_relaxed) != k->id))
-        return NULL;
-    struct moor_link *l = atomic_load_explicit(&line->of[k->id % 4].link, memory_order_acquire);
-    const uint64_t word = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
+    struct mr_hint *h = mr_rack_hint(k);
+    if (MR_UNLIKELY(atomic_load_explicit(&h->id, memory_order_relaxed) != k->id))
+        return false;
+    struct moor_link *l = atomic_load_explicit(&h->link, memory_order_acquire);
+    uint64_t word = atomic_load_explicit(&l->slot.generation, memory_order_relaxed);
+    const uint64_t next = mr_link_step(word, MR_LINK_IDLE, MR_LINK_LEASED);
     if (MR_UNLIKELY(mr_link_state_of(word) != MR_LINK_IDLE ||
-                    !mr_link_claim(l, word, MR_LINK_LEASED)))
-        return NULL;
-    return l;
+                    !atomic_compare_exchange_strong(&l->slot.generation, &word, next)))
+        return false;
+    *out_link = l;
+    *out_word = next;
+    return true;
 }
 /* An idle link of the present generation, LEASED; NULL: none seen. Asks no gate. */
 struct moor_link *mr_rack_take(struct mr_rack *k);

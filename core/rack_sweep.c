@@ -19,6 +19,7 @@ struct pass {
     int64_t now_ns;
     int64_t next_ns; /* the earliest that something is due */
     uint32_t idle, leased;
+    uint64_t uses;
     bool has_changed;
 };
 
@@ -174,7 +175,7 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
     const int64_t since = atomic_load_explicit(&l->seen_ns, memory_order_relaxed);
     p->leased++;
     if (p->now_ns >= l->expires_ns)
-        atomic_store_explicit(&l->is_worn, 1, memory_order_relaxed);
+        mr_link_wear(l);
     if (l->told_word == word)
         return;
     const int64_t at = after(since, MR_OPTION(p->o->leak_after_ms));
@@ -323,6 +324,27 @@ static void check_clock(struct pass *p)
     }
 }
 
+/* A link that changes hands each few microseconds is held for long only by a thread that waits for a core: then
+ * whoever finds none lets others run before it queues. */
+#define QUICK_NS (50 * MR_NS_PER_US)
+
+static void measure_use(struct pass *p)
+{
+    struct mr_rack *k = p->rack;
+    struct mr_keeper *b = k->keeper;
+    const uint64_t uses = p->uses + atomic_load_explicit(&k->gone_uses, memory_order_relaxed);
+    const uint64_t waits = atomic_load_explicit(&k->waits.count, memory_order_relaxed);
+    const uint64_t since = uses > b->swept_uses ? uses - b->swept_uses : 0;
+    const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
+    const uint64_t passed = b->swept_ns ? (uint64_t)(p->now_ns - b->swept_ns) : 0;
+    if (since * QUICK_NS > passed * open)
+        atomic_store_explicit(&k->is_slow, false, memory_order_relaxed);
+    else if (waits != b->swept_waits)
+        atomic_store_explicit(&k->is_slow, true, memory_order_relaxed);
+    b->swept_uses = uses;
+    b->swept_waits = waits;
+}
+
 /* A cap was lowered: what is idle goes, what is leased when it comes back. */
 static void shrink(struct pass *p)
 {
@@ -339,12 +361,14 @@ void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
         return;
     struct pass p = {
         .rack = k, .o = &k->pool->options, .now_ns = now_ns, .next_ns = now_ns + GAP_MAX_NS};
-    check_clock(&p);
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         struct moor_link *l = mr_rack_at(k, i);
         const enum mr_link_state s = l ? mr_link_state_of(mr_link_word(l)) : MR_LINK_EMPTY;
+        p.uses += l ? atomic_load_explicit(&l->uses, memory_order_relaxed) : 0;
         p.idle += s == MR_LINK_IDLE || s == MR_LINK_STALE;
     }
+    measure_use(&p);
+    check_clock(&p);
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         struct moor_link *l = mr_rack_at(k, i);
         if (l)

@@ -4,15 +4,16 @@
  */
 #include "drivers/mysql/internal.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-/* <mysql/client_plugin.h> has these, but includes a header that Debian does not install. */
+/* MYSQL_CLIENT_AUTHENTICATION_PLUGIN of <mysql/client_plugin.h>, which includes a header that Debian does not
+ * install. */
 #define AUTHENTICATION_PLUGIN 2
-struct st_mysql_client_plugin *mysql_client_find_plugin(MYSQL *my, const char *name, int type);
 
 /* What an option's value must be. */
 enum kind { TEXT, FILE_NAME, CHARSET, TLS_VERSION };
@@ -261,6 +262,19 @@ static void load_plugins(const struct mr_mysql_config *c)
     mysql_close(my);
 }
 
+/* Asked of libmariadb itself, which need not have been built with OpenSSL, nor with the program's. */
+static void find_forget_errors(struct mr_mysql_config *c)
+{
+    Dl_info at;
+    void *library =
+        dladdr((void *)mysql_init, &at) ? dlopen(at.dli_fname, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    if (!library)
+        return;
+    void *found = dlsym(library, "ERR_clear_error");
+    memcpy(&c->forget_errors, &found, sizeof found);
+    dlclose(library); /* it stays: this links it */
+}
+
 static moor_err take_options(struct mr_mysql_config *c, const moor_mysql_options *given, char *why,
                              size_t cap)
 {
@@ -305,6 +319,7 @@ moor_err mr_mysql_open(const moor_driver_url *url, const void *options, void **o
         return e;
     }
     load_plugins(c);
+    find_forget_errors(c);
     *out = c;
     return MOOR_OK;
 }

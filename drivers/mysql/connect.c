@@ -126,7 +126,14 @@ moor_step mr_mysql_wait(moor_link *l)
     return moor_link_wait(l, mysql_get_socket(s->my), (short)events, timeout);
 }
 
-void mr_mysql_continue(struct mr_mysql_link *s)
+void mr_mysql_forget_errors(const moor_link *l)
+{
+    const struct mr_mysql_config *c = moor_link_config(l);
+    if (c->forget_errors && c->tls != MR_MYSQL_TLS_DISABLED)
+        c->forget_errors();
+}
+
+static void continue_call(struct mr_mysql_link *s)
 {
     switch (s->call) {
     case MR_MYSQL_IDLE:
@@ -162,6 +169,13 @@ void mr_mysql_continue(struct mr_mysql_link *s)
     }
 }
 
+void mr_mysql_continue(moor_link *l)
+{
+    mr_mysql_forget_errors(l);
+    continue_call(moor_link_state(l));
+    mr_mysql_forget_errors(l);
+}
+
 void mr_mysql_set_blocking(const struct mr_mysql_link *s, bool blocking)
 {
     const int fd = mysql_get_socket(s->my);
@@ -194,10 +208,13 @@ static void watch_end(struct mr_mysql_link *s)
 static void work(moor_link *l)
 {
     struct mr_mysql_link *s = moor_link_state(l);
-    if (s->call == MR_MYSQL_IDLE)
-        start(s, moor_link_config(l));
-    else
-        mr_mysql_continue(s);
+    if (s->call != MR_MYSQL_IDLE) {
+        mr_mysql_continue(l);
+        return;
+    }
+    mr_mysql_forget_errors(l);
+    start(s, moor_link_config(l));
+    mr_mysql_forget_errors(l);
 }
 
 static moor_step block(moor_link *l)
@@ -293,7 +310,7 @@ moor_step mr_mysql_connect_resume(moor_link *l, unsigned events)
         return s->is_greeted ? block(l)
                              : moor_link_wait(l, mysql_get_socket(s->my), POLLIN, MOOR_FOREVER);
     }
-    mr_mysql_continue(s); /* refused or too late: it ends */
+    mr_mysql_continue(l); /* refused or too late: it ends */
     return go_on(l);
 }
 
@@ -304,7 +321,7 @@ static void unwind(struct mr_mysql_link *s)
 {
     s->ready = MYSQL_WAIT_TIMEOUT;
     for (int i = 0; s->waits && i < UNWIND_STEPS_MAX; i++)
-        mr_mysql_continue(s);
+        continue_call(s);
     if (s->waits || s->call == MR_MYSQL_CLOSE)
         s->my =
             NULL; /* freed; or, if it does not end, nobody's any more: rather lost than freed in use */
@@ -316,6 +333,7 @@ void mr_mysql_drop(moor_link *l)
     if (!s)
         return;
     watch_end(s);
+    mr_mysql_forget_errors(l);
     const int fd = s->my ? mysql_get_socket(s->my) : -1;
     if (fd >= 0) {
         mr_mysql_set_blocking(s, false);
@@ -334,6 +352,7 @@ void mr_mysql_drop(moor_link *l)
             unwind(s);
         }
     }
+    mr_mysql_forget_errors(l);
     moor_link_set_native(l, NULL);
     moor_link_set_state(l, NULL);
     free(s);

@@ -7,6 +7,7 @@
 #include <errmsg.h>
 #include <mysqld_error.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,7 +56,10 @@ static moor_err err_of(unsigned code, moor_task_kind task)
 static int errno_in(unsigned code, const char *text)
 {
     const char *at = strrchr(text, '(');
-    return (code == CR_CONNECTION_ERROR || code == CR_CONN_HOST_ERROR) && at ? atoi(at + 1) : 0;
+    const bool has_one = code == CR_CONNECTION_ERROR || code == CR_CONN_HOST_ERROR ||
+                         code == CR_SOCKET_CREATE_ERROR || code == CR_IPSOCK_ERROR;
+    const long number = has_one && at ? strtol(at + 1, NULL, 10) : 0;
+    return number > 0 && number < 4096 ? (int)number : 0;
 }
 
 moor_step mr_mysql_fail(moor_link *l, const char *what)
@@ -73,6 +77,8 @@ moor_step mr_mysql_fail(moor_link *l, const char *what)
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 0x7f)
             *c = '?';
-    return moor_link_fail(l, err_of(code, moor_link_task(l)), errno_in(code, mysql_error(s->my)),
-                          text);
+    const int os_errno = errno_in(code, mysql_error(s->my));
+    const bool has_no_room = os_errno == EMFILE || os_errno == ENFILE;
+    return moor_link_fail(l, has_no_room ? MOOR_ENOFILES : err_of(code, moor_link_task(l)),
+                          os_errno, text);
 }

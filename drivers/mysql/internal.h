@@ -61,6 +61,8 @@ struct mr_mysql_config {
     unsigned long client_flags;               /* CLIENT_FOUND_ROWS, CLIENT_MULTI_STATEMENTS  */
     bool compress;
     bool local_infile;
+    void (*forget_errors)(
+        void); /* ERR_clear_error of the OpenSSL of libmariadb's; NULL = it has none */
 };
 
 /* The call of libmariadb's that runs, suspended where it would block. */
@@ -121,7 +123,11 @@ void mr_mysql_drop(moor_link *l);
 /* The descriptor's own mode: libmariadb's TLS knows no other way not to block, and no other way to. */
 void mr_mysql_set_blocking(const struct mr_mysql_link *s, bool blocking);
 /* Continues the suspended call with what is ready. */
-void mr_mysql_continue(struct mr_mysql_link *s);
+void mr_mysql_continue(moor_link *l);
+/* To do before each call on a thread that other connections use too, and after. OpenSSL keeps the errors of a
+ * thread in a queue, and takes those it finds there for the outcome of its next call: libmariadb leaves them, so
+ * that a connection which broke would make all others fail. */
+void mr_mysql_forget_errors(const moor_link *l);
 /* The poll's events as libmariadb's, for a call that waits for `waits`. */
 int mr_mysql_ready(int waits, unsigned events);
 /* Waits for what the suspended call waits for. */

@@ -57,6 +57,13 @@ static void begin(struct mr_mysql_link *s, const struct mr_mysql_config *c, enum
     }
 }
 
+static void begin_call(moor_link *l, enum mr_mysql_call call)
+{
+    mr_mysql_forget_errors(l);
+    begin(moor_link_state(l), moor_link_config(l), call);
+    mr_mysql_forget_errors(l);
+}
+
 /* What follows a statement or reset: IDLE is the end. */
 static enum mr_mysql_call after_reset(const struct mr_mysql_link *s,
                                       const struct mr_mysql_config *c, enum mr_mysql_call call)
@@ -169,7 +176,7 @@ static moor_step run(moor_link *l)
             return end(l);
         if (s->rows == MR_MYSQL_ROWS_MAX)
             return moor_link_fail(l, MOOR_ETOOBIG, 0, "prepare_sql: it has more than 256 rows");
-        begin(s, c, next);
+        begin_call(l, next);
     }
 }
 
@@ -180,7 +187,7 @@ static moor_step task(moor_link *l, enum mr_mysql_call first)
         mr_mysql_set_blocking(s, false);
     s->my->net.max_packet_size = MR_MYSQL_REPLY_MAX;
     s->rows = 0;
-    begin(s, moor_link_config(l), first);
+    begin_call(l, first);
     return run(l);
 }
 
@@ -209,6 +216,6 @@ moor_step mr_mysql_session_resume(moor_link *l, unsigned events)
 {
     struct mr_mysql_link *s = moor_link_state(l);
     s->ready = mr_mysql_ready(s->waits, events);
-    mr_mysql_continue(s);
+    mr_mysql_continue(l);
     return run(l);
 }

@@ -21,8 +21,8 @@ static const struct {
     unsigned code;
     moor_verdict verdict;
 } table[] = {
-    {ER_OPTION_PREVENTS_STATEMENT,
-     MOOR_VERDICT_FLUSH}, /* if it is read_only: see is_about_writing */
+    /* Only if the option is read_only: see is_about_writing. */
+    {ER_OPTION_PREVENTS_STATEMENT, MOOR_VERDICT_FLUSH},
     {ER_READ_ONLY_MODE, MOOR_VERDICT_FLUSH},
     {ER_SERVER_SHUTDOWN, MOOR_VERDICT_FLUSH},
     {ER_NORMAL_SHUTDOWN, MOOR_VERDICT_FLUSH},
@@ -120,6 +120,10 @@ moor_verdict mr_mysql_returned(moor_link *l, moor_release_how how)
     if (how == MOOR_DISCARD || !my->net.pvio || my->status != MYSQL_STATUS_READY ||
         my->server_status & SERVER_MORE_RESULTS_EXIST || is_unanswered(&my->net) || is_another(s))
         return MOOR_VERDICT_DISCARD;
+    /* The last call's error, for holders that do not report. */
+    const moor_verdict told = mr_mysql_judge(l, NULL, (int)mysql_errno(s->my));
+    if (told != MOOR_VERDICT_KEEP)
+        return told;
     bool is_final = false;
     const bool changed = is_changed(s, &is_final);
     if (is_final)

@@ -69,6 +69,11 @@ static void work(moor_link *l)
                                                            [MR_SSH_HOST_KEY] = mr_ssh_check_host,
                                                            [MR_SSH_LOGIN] = mr_ssh_log_in};
     while (s->stage != MR_SSH_READY) {
+        if (s->bytes.in_bytes > MR_SSH_LOGIN_BYTES_MAX) {
+            mr_ssh_failed(s, MOOR_EPROTO, "the server sent more than %u KiB before the login",
+                          (unsigned)(MR_SSH_LOGIN_BYTES_MAX >> 10));
+            return;
+        }
         if (!stages[s->stage](s))
             return;
         s->stage++;
@@ -99,6 +104,7 @@ static moor_step act(moor_link *l)
     default:
         mr_ssh_agent_drop(s);
         s->target = NULL;
+        ssh_set_counters(s->session, NULL, NULL);
         ssh_set_blocking(s->session, 1); /* what holders expect; the keeper's hooks switch it off */
         return MOOR_STEP_DONE;
     }
@@ -126,6 +132,7 @@ static int set_up(struct mr_ssh_link *s)
     if (*t->user)
         failed |= ssh_options_set(s->session, SSH_OPTIONS_USER, t->user);
     ssh_set_blocking(s->session, 0);
+    ssh_set_counters(s->session, &s->bytes, &s->packets);
     return failed;
 }
 

@@ -21,6 +21,8 @@
 #define MR_SSH_FINGERPRINT_MAX 64  /* "SHA256:" and 43 characters */
 /* What an agent may answer: libssh's own bound. */
 #define MR_SSH_AGENT_BYTES_MAX ((uint32_t)256 << 10)
+/* What a server may send before we are logged in: libssh would read greetings for ever. */
+#define MR_SSH_LOGIN_BYTES_MAX ((uint64_t)256 << 10)
 /* Reads of libssh's, of 4 KiB, that one hook takes in: about half a millisecond of decryption. */
 #define MR_SSH_PUMPS_MAX 16
 
@@ -73,6 +75,7 @@ struct mr_ssh_link {
     ino_t inode; /* of fd: is that number still ours?                           */
     const struct mr_ssh_config *config;
     const moor_target *target; /* while it connects                                           */
+    struct ssh_counter_struct bytes, packets;
     enum mr_ssh_stage stage;
     enum mr_ssh_next next;
     unsigned method_at, identity_at;
@@ -95,6 +98,7 @@ struct mr_ssh_link {
 
     /* The multiplexer's, which asks while it has the lease. */
     uint32_t channels_limit;   /* the server refused one more than this; 0 = not yet          */
+    uint32_t channels_closed;  /* that the server may still count                            */
     int64_t channels_limit_ms; /* since when                                                  */
 };
 

@@ -79,7 +79,7 @@ static bool must_leave(const struct mr_ssh_session *s)
 
 static bool has_room(struct mr_ssh_session *s)
 {
-    const uint32_t closing = s->link->channels_limit ? s->closed : 0;
+    const uint32_t closing = s->link->channels_limit ? s->link->channels_closed : 0;
     if (s->is_leaving || s->commands.count + closing >= mr_ssh_mux_limit(s))
         return false;
     s->is_leaving = must_leave(s);
@@ -227,7 +227,7 @@ static void run_kick(void *user)
         moor_cancel(p->op);
     for (struct mr_ssh_session *s = m->sessions, *next; s; s = next) {
         next = s->next;
-        if (s->is_stirred || s->is_leaving)
+        if (s->is_stirred || s->is_leaving || s->commands.count == 0)
             mr_ssh_session_turn(s);
     }
     mr_ssh_mux_close_if_over(m);

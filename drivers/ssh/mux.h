@@ -76,8 +76,7 @@ struct mr_ssh_session {
     uint32_t told;                            /* of them */
     struct ssh_counter_struct bytes, packets; /* of libssh's: what came */
     uint64_t bytes_seen;                      /* of those: dealt with */
-    uint32_t closed,
-        closed_asked; /* channels that are closed, but may still count for the server */
+    uint32_t closed_asked; /* of link->channels_closed: before the keepalive that is outstanding */
     int64_t held_ms, heard_ms, linger_ms; /* since when; linger 0 = it is in use */
     bool is_leaving;                      /* no new commands: it goes back to the pool */
     bool is_asked;                        /* keepalive: its answer has not been collected */

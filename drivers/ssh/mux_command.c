@@ -125,7 +125,21 @@ static uint32_t open_channels(const struct mr_ssh_session *s, const struct mr_ss
     return n;
 }
 
-/* MaxSessions, if there are others; the command waits for one of them to end. */
+/*
+ * What the server allows lies between the channels that are open, and those with the ones closed just now that it may
+ * still count. The first guess is high; from then on those are waited for, and another refusal makes it low.
+ */
+static void lower_limit(struct mr_ssh_session *s, uint32_t others)
+{
+    const uint32_t before = s->link->channels_limit, most = others + s->link->channels_closed;
+    s->link->channels_limit = before == 0 ? most : others ? others : (before + 1) / 2;
+    s->link->channels_limit_ms = mr_ssh_now_ms();
+}
+
+/*
+ * MaxSessions, if there are others, or were just now: the server may not have dealt with our closes. The command
+ * waits for its next turn. Alone in its session it cannot hope for one.
+ */
 static void refused(struct mr_ssh_command *c)
 {
     struct mr_ssh_session *s = c->session;
@@ -133,9 +147,8 @@ static void refused(struct mr_ssh_command *c)
     c->is_closed = true;
     if (c->end)
         return;
-    if (others && c->refusals++ < MR_SSH_REFUSALS_MAX) {
-        s->link->channels_limit = others;
-        s->link->channels_limit_ms = mr_ssh_now_ms();
+    if (others + s->link->channels_closed && c->refusals++ < MR_SSH_REFUSALS_MAX) {
+        lower_limit(s, others);
         c->state = MR_SSH_QUEUED; /* settled there */
         return;
     }
@@ -211,7 +224,7 @@ void mr_ssh_command_leave(struct mr_ssh_command *c)
     struct mr_ssh_session *s = c->session;
     mr_ssh_list_remove(&s->commands, c);
     s->told -= c->is_told;
-    s->closed += c->state > MR_SSH_OPENING;
+    s->link->channels_closed += c->state > MR_SSH_OPENING;
     if (c->mux->queue.first)
         mr_ssh_mux_kick(c->mux); /* there is room for another */
     c->session = NULL;

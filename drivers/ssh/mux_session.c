@@ -76,7 +76,7 @@ static void collect_answer(struct mr_ssh_session *s)
     if (!s->is_asked || ssh_channel_cancel_forward(s->ssh, "", 0) == SSH_AGAIN)
         return;
     s->is_asked = false;
-    s->closed -= s->closed_asked;
+    s->link->channels_closed -= s->closed_asked;
     if (s->closed_asked)
         mr_ssh_mux_kick(s->mux); /* there is room for those */
     s->closed_asked = 0;
@@ -87,7 +87,7 @@ static void ask_alive(struct mr_ssh_session *s)
     if (s->is_asked)
         return;
     s->is_asked = true;
-    s->closed_asked = s->closed;
+    s->closed_asked = s->link->channels_closed;
     (void)ssh_send_keepalive(s->ssh);
 }
 
@@ -161,7 +161,7 @@ static bool is_over(struct mr_ssh_session *s, moor_release_how *how)
 {
     *how = MOOR_REUSE;
     if (s->commands.count == 0)
-        return true;
+        return s->is_leaving || !s->mux->queue.first;
     if (s->told < s->commands.count) {
         s->linger_ms = 0;
         return false;
@@ -197,7 +197,7 @@ void mr_ssh_session_turn(struct mr_ssh_session *s)
         return;
     }
     /* A server counts a channel until it has dealt with our close: its answer to something later shows that. */
-    if (s->closed && s->link->channels_limit)
+    if (s->link->channels_closed && s->link->channels_limit)
         ask_alive(s);
     if (!ask_if_silent(s)) {
         lose(s, "the server does not answer any more (keepalive)");
@@ -233,6 +233,7 @@ void mr_ssh_session_add(moor_ssh_mux *m, moor_lease lease, ssh_session ssh,
     s->poll.ready = on_ready;
     s->poll.user = s;
     s->held_ms = s->heard_ms = mr_ssh_now_ms();
+    s->is_stirred = true;
     ssh_set_blocking(ssh, 0);
     ssh_set_counters(ssh, &s->bytes, &s->packets);
     s->next = m->sessions;

@@ -43,7 +43,8 @@ MOOR_API void moor_mysql_options_init_sized(moor_mysql_options *o, size_t size) 
 /* For moor_driver_use. Schemes mysql and mariadb, port 3306. Static. */
 MOOR_API const moor_driver *moor_mysql_driver(void) MOOR_ANY_THREAD;
 
-/* moor_lease_report with the error of the handle's last call, if that failed: mysql_errno and mysql_sqlstate.
+/* moor_lease_report with the error of the handle's last call, if that failed: mysql_errno and mysql_sqlstate. The
+ * driver looks at it too when the lease comes back; reported, it counts at once, and further calls do not hide it.
  * For a statement handle's error call moor_lease_report with mysql_stmt_sqlstate and mysql_stmt_errno. Does
  * nothing for a stale lease or one of another driver's. */
 MOOR_API void moor_mysql_report(moor_lease lease) MOOR_ANY_THREAD;

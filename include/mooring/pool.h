@@ -44,7 +44,7 @@ MOOR_API void moor_pool_flush(moor_pool *p) MOOR_ANY_THREAD;
 /*
  * While paused nothing is handed out or dialled; leases that are out go on and come back. Who waits keeps
  * waiting (reason: paused), or fails at once with ECLOSED if fail_waiters; newcomers too. For a failover that is
- * known of beforehand. Not for http pools: EINVAL.
+ * known of beforehand. Pools of handle leases; others: EINVAL.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_pause(moor_pool *p, bool fail_waiters) MOOR_ANY_THREAD;
 MOOR_API void moor_pool_resume(moor_pool *p) MOOR_ANY_THREAD;

@@ -1,12 +1,13 @@
 """Connecting to a real MariaDB: TCP, Unix socket and TLS; who is refused, and with which words."""
 
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
 
 import mysql_case
-from mysql_case import Case, Certificates, Server, main
+from mysql_case import Case, Certificates, Server, main, wait_until
 
 
 class ConnectTest(Case):
@@ -124,6 +125,21 @@ class ConnectTest(Case):
             self.release()
         self.assertEqual(self.shell.stats("p", "conns_created"), 1)
 
+    def test_one_that_breaks_leaves_the_others_alone(self):
+        """OpenSSL keeps its errors per thread, and the keeper's thread is that of all of them."""
+        self.open(self.server.url("ssl-mode=required"), "check_on_return=1", "conns_max=2")
+        self.acquire("a")
+        self.acquire("b")
+        victim = self.shell.query("a", "select connection_id()").rstrip(";")
+        self.server.sql(f"kill {victim}")
+        self.release("a")  # its check fails
+        wait_until(lambda: self.shell.stats("p", "conns_open") == 1, "it is closed")
+        for _ in range(5):
+            self.release("b")
+            self.assertEqual(self.acquire("b"), "reused")
+        self.release("b")
+        self.assertEqual(self.shell.stats("p", "conns_created"), 2)
+
     def test_large_over_tls(self):
         """A holder's descriptor blocks, whatever the keeper did to it: libmariadb's TLS would hang else."""
         self.open(self.server.url("ssl-mode=required"), "reset=1")
@@ -147,6 +163,21 @@ class ConnectTest(Case):
     def test_no_such_database(self):
         self.open(self.server.url("ssl-mode=disabled", database="nowhere"))
         self.assertIn("MOOR_EAUTH", self.refused())  # for app: it may not know
+
+    def test_no_descriptor_left(self):
+        for query in ("ssl-mode=disabled", "ssl-mode=required"):
+            with self.subTest(query):
+                self.restart()
+                self.open(self.server.url(query), "conns_max=9")
+                self.acquire()
+                used = len(os.listdir(f"/proc/{self.shell.process.pid}/fd"))
+                _, hard = resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE)
+                resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE, (used, hard))
+                self.assertIn("MOOR_ENOFILES", self.refused(timeout=500))
+                resource.prlimit(self.shell.process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+                self.acquire("b")
+                self.release("a")
+                self.release("b")
 
     def test_nobody_there(self):
         port = mysql_case.free_ports(1)[0]

@@ -189,22 +189,28 @@ class SessionTest(Case):
     # ---- errors ----
 
     def test_read_only_flushes(self):
-        self.open(self.server.url("ssl-mode=disabled"), "conns_max=3")
-        for var in "abc":
-            self.acquire(var)
-        self.release("b")
-        self.server.sql("set global read_only = 1")
-        try:
-            self.assertIn("error 1290", self.value("insert into t values (1)"))
-            self.assertEqual(self.shell("report", "a"), "reported")
-            self.release("a")
-            self.assertEqual(self.shell.query("c", "select 1"), "1;")  # held: goes on until it comes back
-            self.release("c")
-        finally:
-            self.server.sql("set global read_only = 0")
-        self.assertEqual(self.acquire("a"), "new")
-        self.release("a")
-        self.assertEqual(self.shell.stats("p", "conns_created"), 4)
+        """When it is reported; else when the handle comes back with that error."""
+        for is_reported in (True, False):
+            with self.subTest(is_reported=is_reported):
+                self.open(self.server.url("ssl-mode=disabled"), "conns_max=3")
+                for var in "abc":
+                    self.acquire(var)
+                self.release("b")
+                self.server.sql("set global read_only = 1")
+                try:
+                    self.assertIn("error 1290", self.value("insert into t values (1)"))
+                    if is_reported:
+                        self.assertEqual(self.shell("report", "a"), "reported")
+                        self.assertEqual(self.value("select 1"), "1;")
+                    self.release("a")
+                    self.assertEqual(self.shell.query("c", "select 1"), "1;")  # until it comes back
+                    self.release("c")
+                finally:
+                    self.server.sql("set global read_only = 0")
+                self.assertEqual(self.acquire("a"), "new")
+                self.release("a")
+                self.assertEqual(self.shell.stats("p", "conns_created"), 4)
+                self.assertEqual(self.shell("close", "p"), "MOOR_OK")
 
     def test_another_option_that_prevents_a_statement(self):
         """1290 as well, and no failover."""

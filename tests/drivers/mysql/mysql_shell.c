@@ -2,9 +2,11 @@
  * A program on the public headers that does what it is told: one command a line, words separated by tabs, one
  * line of answer each. The tests in Python are the script; what libmariadb is used for here is what holders do.
  *
- *     open NAME URL [OPTION=VALUE ...]   acquire NAME VAR [TIMEOUT_MS]   query VAR SQL   leave VAR SQL
- *     prepare VAR SQL   closed VAR SQL   report VAR   release VAR HOW   warm NAME COUNT   stats NAME FIELD   snapshot NAME
- *     big VAR BYTES   charset VAR   send VAR SQL   suspend VAR SQL   become VAR USER PASSWORD   load NAME THREADS MS SQL   set NAME OPTION VALUE   close NAME
+ *     open NAME URL [OPTION=VALUE ...]    close NAME    warm NAME COUNT    stats NAME FIELD    snapshot NAME
+ *     acquire NAME VAR [TIMEOUT_MS]       release VAR HOW    report VAR    load NAME THREADS MS SQL
+ *     query VAR SQL    big VAR BYTES    charset VAR    become VAR USER PASSWORD
+ *     and what holders leave undone: leave VAR SQL    prepare VAR SQL    closed VAR SQL    send VAR SQL
+ *     suspend VAR SQL
  */
 #include <mooring/mooring.h>
 #include <mooring/mysql.h>

@@ -144,7 +144,7 @@ class Shell:
         full.update(env or {})
         self.process = subprocess.Popen([SHELL, url, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         env=full, start_new_session=True, preexec_fn=die_with_parent)
-        self.buffer = b""
+        self.buffer, self.beside = b"", {}
         self.opened = self.answer()
 
     def send(self, line):
@@ -166,6 +166,29 @@ class Shell:
         self.send(line)
         return self.answer()
 
+    def answer_of(self, verb):
+        """The answer of what was begun beside, which may have come while others were waited for."""
+        return self.beside.pop(verb) if verb in self.beside else self.answer()
+
+    def ask_beside(self, line):
+        """While something begun with & runs: its answer, if it comes first, is kept."""
+        self.send(line)
+        got = self.answer()
+        while "verb" in got:
+            self.beside[got["verb"]] = got
+            got = self.answer()
+        return got
+
+    def beats(self, count=100):
+        """The shard goes on, whatever happens: waits for so many turns of its timer."""
+        seen = 0
+        end = time.monotonic() + WAIT_S
+        while seen < count:
+            seen += self.ask_beside("pulse")["pulses"]
+            if time.monotonic() > end:
+                raise AssertionError(f"the shard hangs: {seen} turns in {WAIT_S} s")
+            time.sleep(0.01)
+
     def run(self, command, timeout=30000, output_max=16 << 20, input_bytes=0):
         return self.ask(f"run {timeout} {output_max} {input_bytes} {command}")
 
@@ -180,7 +203,7 @@ class Shell:
 
     def close(self):
         self.process.stdin.close()
-        closed = self.answer() if self.process.poll() is None or self.buffer else None
+        closed = self.answer()
         status = self.process.wait(WAIT_S)
         self.process.stdout.close()
         return closed, status
@@ -228,4 +251,4 @@ def main():
     if os.geteuid() == 0 and not os.path.isdir("/run/sshd"):
         print("sshd wants /run/sshd when it is root")
         sys.exit(77)
-    unittest.main(argv=[sys.argv[0], *sys.argv[2:]])
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]])

@@ -2,7 +2,6 @@
 """Commands multiplexed over sessions of a real sshd."""
 
 import hashlib
-import threading
 import time
 import unittest
 
@@ -70,9 +69,6 @@ class One(SshCase):
         self.assertEqual(self.sh.stats()["dials_failed"], 0)
 
     def test_a_timeout_ends_the_command_not_the_session(self):
-        holder = threading.Thread(target=lambda: None)
-        holder.start()
-        holder.join()
         got = self.sh.run("echo $$; trap 'echo term > %s/term; exit' TERM; sleep 30 & wait" % self.root, timeout=500)
         self.assertEqual(got["err"], "MOOR_ETIMEDOUT")
         self.assertEqual(self.sh.run("echo next")["out"], "next\n")
@@ -81,7 +77,8 @@ class One(SshCase):
         self.assertEqual(got["out"], "x\n")
 
     def test_what_exec_refuses(self):
-        self.assertEqual(self.sh.run("x" * 200_000 if False else "true", timeout=-7)["err"], "MOOR_EINVAL")
+        self.assertEqual(self.sh.run("true", timeout=-7)["err"], "MOOR_EINVAL")
+        self.assertEqual(self.sh.run("true " + "x" * 60_000)["err"], "MOOR_OK")
 
     def test_nothing_is_leased_while_nothing_runs(self):
         self.sh.run("true")
@@ -116,7 +113,7 @@ class Many(SshCase):
         self.assertEqual((got["done"], got["failed"]), (40, 40))
         self.assertIn("MOOR_EPROTO", got["first_error"])
         self.assertIn("open failed", got["first_error"])
-        self.assertLessEqual(server.log().count("Accepted"), 3)
+        self.assertLessEqual(server.log().count("Accepted publickey"), 3)
 
     def test_cancelled_at_every_point(self):
         server = self.sshd()
@@ -177,20 +174,20 @@ class Loss(SshCase):
         self.assertEqual(got["done"], 200)
         self.assertGreater(got["failed"], 0)
         server.start()
-        accepted = server.log().count("Accepted")
+        accepted = server.log().count("Accepted publickey")
         wait_until(lambda: shell.run("echo up").get("out") == "up\n", "a session of the new server")
-        self.assertLessEqual(server.log().count("Accepted") - accepted, 4)
+        self.assertLessEqual(server.log().count("Accepted publickey") - accepted, 4)
 
     def test_a_server_that_stops_answering(self):
         server = self.sshd()
-        shell = self.shell(server.url(), keepalive_ms=400, sessions_max=1)
+        shell = self.shell(server.url(), keepalive_ms=1500, sessions_max=1)
         # Silent for several times as long, yet alive.
-        self.assertEqual(shell.run("sleep 3; echo done")["out"], "done\n")
-        shell.send("run 20000 1000 0 echo begun; sleep 15")
+        self.assertEqual(shell.run("sleep 5; echo done")["out"], "done\n")
+        shell.send("run 60000 1000 0 echo begun; sleep 60")
         time.sleep(0.5)
         server.kill_sessions(19)
         try:
-            got = shell.answer(10)
+            got = shell.answer()
         finally:
             server.kill_sessions()
         self.assertEqual(got["err"], "MOOR_ERESET")

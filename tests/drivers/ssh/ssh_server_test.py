@@ -15,6 +15,7 @@ class Login(SshCase):
         got = shell.lease("echo $SSH_CONNECTION | wc -w")
         self.assertEqual((got["status"], got["out"], got["blocking"]), (0, "4\n", 1))
         self.assertFalse(got["reused"])
+        self.assertEqual(got["nonblock"], 1)  # libssh makes the socket a blocking one, the driver undoes that
         self.assertTrue(shell.lease()["reused"])
 
     def test_a_key_with_a_passphrase(self):
@@ -157,6 +158,34 @@ class Life(SshCase):
             shell.lease(how=how)
             wait_until(lambda: shell.stats()["open"] == 0, "the session to close")
 
+    def test_a_holder_that_disconnects(self):
+        """libssh forgets the descriptor then: the driver closes it."""
+        shell = self.shell(self.sshd().url())
+        count = lambda: len(os.listdir(f"/proc/{shell.process.pid}/fd"))  # noqa: E731
+        shell.ask("hangup")
+        wait_until(lambda: shell.stats()["open"] == 0, "the session to close")
+        before = count()
+        for _ in range(5):
+            self.assertEqual(shell.ask("hangup")["err"], "MOOR_OK")
+        wait_until(lambda: shell.stats()["open"] == 0, "the session to close")
+        self.assertEqual(count(), before)
+
+    def test_descriptors_of_closed_sessions(self):
+        server = self.sshd()
+        shell = self.shell(server.url())
+        count = lambda: len(os.listdir(f"/proc/{shell.process.pid}/fd"))  # noqa: E731
+        shell.lease(how=1)
+        wait_until(lambda: shell.stats()["open"] == 0, "the session to close")
+        before = count()
+        for _ in range(3):
+            shell.lease(how=1)
+            shell.lease()
+            server.kill_sessions()
+            wait_until(lambda: shell.lease()["status"] == 0, "another session")
+            shell.lease(how=1)
+        wait_until(lambda: shell.stats()["open"] == 0, "the sessions to close")
+        self.assertEqual(count(), before)
+
     def test_killed_while_idle(self):
         server = self.sshd()
         shell = self.shell(server.url())
@@ -185,10 +214,10 @@ class Life(SshCase):
 
     def test_the_server_asks_too(self):
         """ClientAlive: unanswered, sshd would close; the idle session answers."""
-        server = self.sshd(more="ClientAliveInterval 1\nClientAliveCountMax 1")
+        server = self.sshd(more="ClientAliveInterval 1\nClientAliveCountMax 2")
         shell = self.shell(server.url())
         shell.lease()
-        time.sleep(3.5)
+        time.sleep(4.5)
         self.assertTrue(shell.lease()["reused"])
 
     def test_goodbye(self):

@@ -1,6 +1,6 @@
 /*
  * A program on the ssh driver, told what to do by lines on standard input; one line of JSON answers each. Uses
- * public headers only. The shard also runs a timer of 1 ms, whose longest delay shows how long a turn took.
+ * public headers only. The shard also runs a timer of 1 ms: its pulse shows that it goes on.
  *
  *     ssh_shell URL [OPTION=VALUE ...]      pool options by name, sessions_max, channels_max, keepalive_ms, hold_max_ms
  */
@@ -9,6 +9,7 @@
 
 #include <libssh/libssh.h>
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -116,7 +117,8 @@ static void do_run(char *args)
     c.why_cap = sizeof why;
     moor_ssh_result *r = NULL;
     const moor_err e = moor_ssh_exec_wait(mux, &c, &r);
-    printf("{\"err\": \"%s\"", moor_err_name(e));
+    flockfile(stdout);
+    printf("{\"verb\": \"run\", \"err\": \"%s\"", moor_err_name(e));
     print_text("why", why, strlen(why));
     if (!e) {
         printf(", \"status\": %d, \"signal\": \"%s\", \"out_len\": %zu, \"out_hash\": \"%llx\"",
@@ -126,6 +128,7 @@ static void do_run(char *args)
         print_text("stderr", r->err.base, r->err.len);
     }
     printf("}\n");
+    funlockfile(stdout);
     moor_ssh_result_free(r);
     free(input);
 }
@@ -229,7 +232,7 @@ static int run_on(ssh_session session, const char *command, char *out, size_t ca
 static void print_why(moor_err e, const moor_why *why)
 {
     char text[512];
-    printf("{\"err\": \"%s\"", moor_err_name(e));
+    printf(", \"err\": \"%s\"", moor_err_name(e));
     if (e) {
         (void)moor_why_text(why, text, sizeof text);
         print_text("why", text, strlen(text));
@@ -249,18 +252,23 @@ static void do_lease(char *args)
     const moor_release_how how = (moor_release_how)strtol(args, &args, 10);
     moor_acquired a = {.size = sizeof a};
     const moor_err e = moor_acquire_wait(pool, &o, &a);
+    char out[4096];
+    const int status = e ? -1 : run_on(a.native, args + 1, out, sizeof out);
+    flockfile(stdout);
+    printf("{\"verb\": \"lease\"");
     print_why(e, &why);
     if (!e) {
-        char out[4096];
-        const int status = run_on(a.native, args + 1, out, sizeof out);
-        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d", status,
-               a.reused ? "true" : "false", ssh_is_blocking(a.native));
+        printf(", \"status\": %d, \"reused\": %s, \"blocking\": %d, \"nonblock\": %d", status,
+               a.reused ? "true" : "false", ssh_is_blocking(a.native),
+               (fcntl(ssh_get_fd(a.native), F_GETFL) & O_NONBLOCK) != 0);
         print_text("out", out, strlen(out));
-        if (status < 0)
-            moor_lease_report(a.lease, NULL, SSH_FATAL);
-        moor_release(a.lease, how);
     }
     printf("}\n");
+    funlockfile(stdout);
+    if (!e && status < 0)
+        moor_lease_report(a.lease, NULL, SSH_FATAL);
+    if (!e)
+        moor_release(a.lease, how);
 }
 
 struct worker {
@@ -301,6 +309,19 @@ static void do_leases(char *args)
         ok += w[i].ok;
     }
     printf("{\"ok\": %u}\n", ok);
+}
+
+/* hangup: the holder does what it should not, and ends the session itself */
+static void do_hangup(char *args)
+{
+    (void)args;
+    moor_acquired a = {.size = sizeof a};
+    const moor_err e = moor_acquire_wait(pool, NULL, &a);
+    if (!e) {
+        ssh_disconnect(a.native);
+        moor_release(a.lease, MOOR_REUSE);
+    }
+    printf("{\"err\": \"%s\"}\n", moor_err_name(e));
 }
 
 /* other URL: another pool of the same shard; lease it once a call afterwards */
@@ -355,7 +376,7 @@ static const struct {
     const char *name;
     void (*run)(char *args);
 } verbs[] = {{"run", do_run},     {"storm", do_storm}, {"lease", do_lease}, {"leases", do_leases},
-             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}};
+             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}, {"hangup", do_hangup}};
 
 static void on_log(void *user, int level, const char *code, const char *text)
 {
@@ -401,6 +422,39 @@ static void open_all(int argc, char **argv)
     CHECK(moor_ssh_mux_open(pool, moor_shard_at(runtime, 0), &mux_options, &mux) == MOOR_OK);
 }
 
+static void perform(char *line)
+{
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
+        const size_t n = strlen(verbs[i].name);
+        if (strncmp(line, verbs[i].name, n) != 0 || (line[n] && line[n] != ' '))
+            continue;
+        verbs[i].run(line + n);
+        return;
+    }
+    CHECK(!"a verb");
+}
+
+/* "& VERB ...": in a thread of its own, while others go on. */
+static pthread_t beside[64];
+static unsigned beside_count;
+
+static void *perform_beside(void *line)
+{
+    perform(line);
+    free(line);
+    return NULL;
+}
+
+static void begin(char *line)
+{
+    if (*line != '&') {
+        perform(line);
+        return;
+    }
+    CHECK(beside_count < sizeof beside / sizeof *beside);
+    CHECK(pthread_create(&beside[beside_count++], NULL, perform_beside, strdup(line + 2)) == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc >= 2);
@@ -411,17 +465,10 @@ int main(int argc, char **argv)
     char line[70000];
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\n")] = 0;
-        bool is_known = false;
-        for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) {
-            const size_t n = strlen(verbs[i].name);
-            if (strncmp(line, verbs[i].name, n) != 0 || (line[n] && line[n] != ' '))
-                continue;
-            is_known = true;
-            verbs[i].run(line + n);
-            break;
-        }
-        CHECK(is_known);
+        begin(line);
     }
+    while (beside_count)
+        pthread_join(beside[--beside_count], NULL);
     CHECK(moor_ssh_mux_close(mux, 1000) == MOOR_OK);
     sem_t stopped;
     sem_init(&stopped, 0, 0);
