@@ -1,6 +1,6 @@
 /*
  * The soak: MOORING_SOAK_SECONDS long (else as the argument says), then everything must be where it was.
- * `soak [SECONDS]`; `soak --canary`: does one thing wrong at a time and must notice each.
+ * `soak [SECONDS [ARGUMENT]]`; `soak --canary`: does one thing wrong at a time and must notice each.
  */
 #include "tests/soak/soak.h"
 
@@ -76,11 +76,11 @@ static int count_descriptors(void)
     return n;
 }
 
-static void run(int64_t ms, enum soak_leak leak)
+static void run(int64_t ms, enum soak_leak leak, const char *argument)
 {
-    struct soak s = {.seed = seed_start(), .leak = leak, .stream_url = soak_stream_server()};
-    if (!s.stream_url) {
-        soak_complain("the server does not start");
+    struct soak s = {.argument = argument, .seed = seed_start(), .leak = leak};
+    if (!soak_prepare(&s)) {
+        soak_complain("there is nothing to begin with");
         return;
     }
     const int descriptors = count_descriptors();
@@ -93,12 +93,10 @@ static void run(int64_t ms, enum soak_leak leak)
         soak_complain("there is no runtime");
         return;
     }
-    struct soak_handles *handles = soak_handles_start(&s);
-    struct soak_streams *streams = soak_streams_start(&s);
+    soak_begin(&s);
     soak_watch_memory(&s, ms);
     atomic_store(&s.is_over, true);
-    soak_streams_end(streams);
-    soak_handles_end(handles);
+    soak_end(&s);
     if (moor_runtime_destroy(s.runtime, 5000))
         soak_complain("something is out when the runtime is destroyed");
     else if (count_descriptors() != descriptors)
@@ -114,7 +112,7 @@ static int canary(void)
         fflush(stdout);
         const pid_t child = fork();
         if (child == 0) {
-            run(CANARY_MS, (enum soak_leak)kind);
+            run(CANARY_MS, (enum soak_leak)kind, NULL);
             fflush(stdout);
             _exit(soak_has_failed() ? 42 : 0);
         }
@@ -136,11 +134,11 @@ int main(int argc, char **argv)
         text = argc > 1 ? argv[1] : "60";
     const long seconds = strtol(text, NULL, 10);
     if (seconds < 1 || seconds > 1000000) {
-        fprintf(stderr, "usage: soak [SECONDS | --canary]\n");
+        fprintf(stderr, "usage: soak [SECONDS [ARGUMENT] | --canary]\n");
         return 2;
     }
     alarm((unsigned)seconds + HANGS_AFTER_S); /* a deadlock ends it, and that is a failure too */
-    run(seconds * 1000, LEAK_NONE);
+    run(seconds * 1000, LEAK_NONE, argc > 2 ? argv[2] : NULL);
     printf("%ld s, %s\n", seconds, soak_has_failed() ? "FAILED" : "all is where it was");
     return soak_has_failed();
 }

@@ -171,7 +171,7 @@ static void *work(void *arg)
 
 /* ---- begin and end ---- */
 
-struct soak_streams *soak_streams_start(struct soak *s)
+struct soak_streams *soak_streams_start(struct soak *s, const char *url)
 {
     struct soak_streams *t = calloc(1, sizeof *t);
     moor_pool_options o;
@@ -183,7 +183,7 @@ struct soak_streams *soak_streams_start(struct soak *s)
     o.lifetime_max_ms = 500;
     o.backoff_min_ms = 1;
     o.backoff_max_ms = 5;
-    if (!t || moor_pool_open(s->runtime, s->stream_url, &o, &t->pool))
+    if (!t || moor_pool_open(s->runtime, url, &o, &t->pool))
         abort();
     t->s = s;
     for (uint64_t i = 0; i < WORKERS; i++) {
