@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COMPLAINTS_MAX = 20, CANARY_MS = 4000, HANGS_AFTER_S = 120 };
+enum { COMPLAINTS_MAX = 20, CANARY_MS = 3000, HANGS_AFTER_S = 120 };
 
 static _Atomic(unsigned) complaints;
 
@@ -41,11 +41,17 @@ void soak_sleep_us(uint64_t us)
     nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000}, NULL);
 }
 
+moor_ms soak_patience_ms(const struct soak *s)
+{
+    return s->leak == LEAK_NONE ? 10000 : 200;
+}
+
 /* A link on its way to be reset or closed is open still: hence the patience. */
-void soak_check_counts(const char *name, moor_pool *p, uint64_t acquired, uint64_t released)
+void soak_check_counts(const struct soak *soak, const char *name, moor_pool *p, uint64_t acquired,
+                       uint64_t released)
 {
     moor_stats s = {0};
-    for (int i = 0; i < 5000; i++) {
+    for (moor_ms i = 0; i < soak_patience_ms(soak); i++) {
         moor_stats_read(p, &s);
         if (!s.dials && !s.conns_leased && s.conns_created - s.conns_closed == s.conns_open)
             break;
@@ -97,7 +103,7 @@ static void run(int64_t ms, enum soak_leak leak, const char *argument)
     soak_watch_memory(&s, ms);
     atomic_store(&s.is_over, true);
     soak_end(&s);
-    if (moor_runtime_destroy(s.runtime, 5000))
+    if (moor_runtime_destroy(s.runtime, soak_patience_ms(&s)))
         soak_complain("something is out when the runtime is destroyed");
     else if (count_descriptors() != descriptors)
         soak_complain("%d descriptors, %d at the beginning", count_descriptors(), descriptors);

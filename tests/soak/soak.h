@@ -28,8 +28,11 @@ struct soak {
 void soak_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool soak_has_failed(void);
 void soak_sleep_us(uint64_t us);
+/* How long the end may take: not long where it cannot be well. */
+moor_ms soak_patience_ms(const struct soak *s);
 /* Complains if what the pool counts is not what its users counted. */
-void soak_check_counts(const char *name, moor_pool *p, uint64_t acquired, uint64_t released);
+void soak_check_counts(const struct soak *s, const char *name, moor_pool *p, uint64_t acquired,
+                       uint64_t released);
 
 /* The program's own: before the runtime and any thread is there (false: it cannot be run here); threads that go
  * on until is_over; after that joins them, counts, closes the pools. */

@@ -174,7 +174,6 @@ void soak_begin(struct soak *s)
 
 void soak_end(struct soak *s)
 {
-    (void)s;
     for (int i = 0; i < WORKERS; i++)
         pthread_join(workers[i].thread, NULL);
     moor_stats st;
@@ -185,7 +184,7 @@ void soak_end(struct soak *s)
            acquired, failed, looked, asked, lost, st.conns_created, st.conns_retired);
     if (!looked)
         soak_complain("no session was looked at");
-    soak_check_counts("postgres", pool, acquired, released);
-    if (moor_pool_close(pool, 10000))
+    soak_check_counts(s, "postgres", pool, acquired, released);
+    if (moor_pool_close(pool, soak_patience_ms(s)))
         soak_complain("something is out when the pool is closed");
 }

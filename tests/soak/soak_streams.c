@@ -207,11 +207,11 @@ void soak_streams_end(struct soak_streams *t)
            t->acquired, t->echoed, t->broken);
     if (!t->echoed)
         soak_complain("streams: nothing was echoed");
-    soak_check_counts("streams", t->pool, t->acquired, t->released);
+    soak_check_counts(t->s, "streams", t->pool, t->acquired, t->released);
     moor_stats_read(t->pool, &s);
     if (s.chunks_lent)
         soak_complain("streams: %" PRIu64 " chunks are lent", s.chunks_lent);
-    if (moor_pool_close(t->pool, 5000)) {
+    if (moor_pool_close(t->pool, soak_patience_ms(t->s))) {
         soak_complain("streams: something is out when the pool is closed");
         return;
     }
