@@ -155,6 +155,7 @@ static moor_err find_place(struct moor_pool *p, const struct mr_url *u, bool is_
 static moor_err add_rack(struct moor_pool *p, struct mr_route *route)
 {
     route->upstream = p->upstream;
+    route->hooks = p->options.hooks;
     MR_TRY(mr_rack_create(p, route, &p->rack));
     atomic_fetch_add(&p->shards_live, 1);
     return MOOR_OK;
@@ -211,6 +212,7 @@ static moor_err replace(moor_pool *p, const moor_driver *d, const char *scheme, 
                             sizeof why, &route);
     if (e)
         return mr_open_refuse(p->runtime, e, why, text);
+    route->hooks = options ? options->hooks : p->options.hooks;
     e = find_place(p, u, false, &route->upstream);
     if (!e)
         e = mr_rack_reroute(p->rack, route);
