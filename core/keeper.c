@@ -244,7 +244,7 @@ static void feed_waiters(struct mr_rack *k)
         return;
     if (is_down && last.err) {
         last.safe_to_retry = true;
-        mr_rack_fail_waiters(k, &last);
+        mr_rack_fail_waiters(k, reason_of(verdict, last.err), &last);
     }
     retry_by(k, retry_at);
 }
@@ -425,7 +425,7 @@ void mr_keeper_drain(struct mr_rack *k)
     static const moor_fault closed = {
         .err = MOOR_ECLOSED, .safe_to_retry = true, .what = "the pool is draining"};
     mr_rack_shut(k, MR_RACK_CLOSED);
-    mr_rack_fail_waiters(k, &closed);
+    mr_rack_fail_waiters(k, MOOR_WAIT_NONE, &closed);
     mr_keeper_kick(k);
 }
 
@@ -578,7 +578,7 @@ void mr_keeper_task_late(struct moor_link *l)
         mr_pool_note_failure(l->route->upstream, &fault);
         fault.safe_to_retry = true;
         if (!atomic_load(&k->open) && !b->coming)
-            mr_rack_fail_waiters(k, &fault);
+            mr_rack_fail_waiters(k, MOOR_WAIT_CONNECTING, &fault);
     }
     feed(k);
 }

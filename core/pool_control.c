@@ -25,7 +25,7 @@ moor_err moor_pool_pause(moor_pool *p, bool fail_waiters)
     mr_lock_unlock(&p->lock);
     mr_rack_shut(p->rack, MR_RACK_PAUSED);
     if (fail_waiters)
-        mr_rack_fail_waiters(p->rack, &paused);
+        mr_rack_fail_waiters(p->rack, MOOR_WAIT_PAUSED, &paused);
     if (!was_paused)
         mr_pool_event(p, NULL, MOOR_EVENT_POOL_PAUSED, NULL);
     mr_keeper_kick(p->rack);

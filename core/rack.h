@@ -166,7 +166,8 @@ static inline bool mr_rack_is_fit(struct mr_rack *k, struct moor_link *l)
 }
 
 /* Any thread. The idle link this thread had last, LEASED, fit or not. Asks no gate. */
-static inline bool mr_rack_retake(struct mr_rack *k, struct moor_link **out_link, uint64_t *out_word)
+static inline bool mr_rack_retake(struct mr_rack *k, struct moor_link **out_link,
+                                  uint64_t *out_word)
 {
     struct mr_hint *h = mr_rack_hint(k);
     if (MR_UNLIKELY(atomic_load_explicit(&h->id, memory_order_relaxed) != k->id))
@@ -247,8 +248,8 @@ void mr_rack_shut(struct mr_rack *k, uint32_t bits);
 /* Off the queue: false, it was granted or failed already and over() has run or will. What a batch has
  * gathered goes back. */
 bool mr_rack_unwait(struct mr_waiter *w);
-/* Everyone who waits fails. */
-void mr_rack_fail_waiters(struct mr_rack *k, const moor_fault *fault);
+/* Everyone who waits fails; reason: why they waited, NONE = as it was noted for each. */
+void mr_rack_fail_waiters(struct mr_rack *k, moor_wait_reason reason, const moor_fault *fault);
 void mr_rack_note_reason(struct mr_rack *k, moor_wait_reason reason);
 /* Under the lock: l, the caller's, is granted or becomes idle. A waiter that is complete is put before *told. */
 void mr_rack_settle(struct mr_rack *k, struct moor_link *l, int64_t now_ns,

@@ -364,7 +364,7 @@ bool mr_rack_unwait(struct mr_waiter *w)
     return was_queued;
 }
 
-void mr_rack_fail_waiters(struct mr_rack *k, const moor_fault *fault)
+void mr_rack_fail_waiters(struct mr_rack *k, moor_wait_reason reason, const moor_fault *fault)
 {
     struct mr_waiter *told = NULL;
     const int64_t now = mr_clock_now(k->pool->runtime->clock);
@@ -378,6 +378,8 @@ void mr_rack_fail_waiters(struct mr_rack *k, const moor_fault *fault)
             unqueue(k, w);
             put_back(k, w, now, &told);
             w->fault = *fault;
+            if (reason)
+                w->reason = reason;
             w->next = told;
             told = w;
         }

@@ -217,13 +217,46 @@ final class Hikari {
         boolean yields;
     }
 
+    static final class Times {
+        final long[] histogram = new long[2048];
+        long max;
+
+        void record(long value) {
+            max = Math.max(max, value);
+            int index = (int) value;
+            if (value >= 64) {
+                final int shift = 58 - Long.numberOfLeadingZeros(value);
+                index = shift * 32 + (int) (value >> shift);
+            }
+            histogram[index]++;
+        }
+
+        void add(Times other) {
+            max = Math.max(max, other.max);
+            for (int i = 0; i < histogram.length; i++)
+                histogram[i] += other.histogram[i];
+        }
+
+        String text(String name) {
+            final StringBuilder text = new StringBuilder(",\"" + name + "\":{\"max_ns\":" + max + ",\"histogram\":[");
+            String between = "";
+            for (int i = 0; i < histogram.length; i++) {
+                if (histogram[i] > 0) {
+                    text.append(between).append('[').append(i).append(',').append(histogram[i]).append(']');
+                    between = ",";
+                }
+            }
+            return text.append("]}").toString();
+        }
+    }
+
     static final class Worker<T> extends Thread {
         final Peer<T> peer;
         final Job job;
         final CountDownLatch ready, go;
         final Stop stop;
-        final long[] histogram = new long[2048];
-        long pairs, ns, cpuNs, max;
+        final Times both = new Times(), acquires = new Times();
+        long pairs, ns, cpuNs;
         Exception failure;
 
         Worker(Peer<T> peer, Job job, CountDownLatch ready, CountDownLatch go, Stop stop) {
@@ -269,11 +302,13 @@ final class Hikari {
                 final long begin = System.nanoTime();
                 final T taken = p.take();
                 final long end = System.nanoTime();
-                record(end - begin);
                 p.handle(taken).uses++;
                 if (holdNs > 0)
                     hold(end + holdNs, yields);
+                final long left = System.nanoTime();
                 p.give(taken);
+                both.record(end - begin + System.nanoTime() - left);
+                acquires.record(end - begin);
             }
             return done;
         }
@@ -282,16 +317,6 @@ final class Hikari {
             while (System.nanoTime() < until)
                 if (yields)
                     Thread.yield();
-        }
-
-        private void record(long value) {
-            max = Math.max(max, value);
-            int index = (int) value;
-            if (value >= 64) {
-                final int shift = 58 - Long.numberOfLeadingZeros(value);
-                index = shift * 32 + (int) (value >> shift);
-            }
-            histogram[index]++;
         }
     }
 
@@ -329,8 +354,8 @@ final class Hikari {
         go.countDown();
         Thread.sleep(job.millis);
         stop.now = true;
-        long pairs = 0, ns = 0, cpuNs = 0, max = 0;
-        final long[] histogram = new long[2048];
+        long pairs = 0, ns = 0, cpuNs = 0;
+        final Times both = new Times(), acquires = new Times();
         for (Worker<T> w : workers) {
             w.join();
             if (w.failure != null)
@@ -338,17 +363,12 @@ final class Hikari {
             pairs += w.pairs;
             ns += w.ns;
             cpuNs += w.cpuNs;
-            max = Math.max(max, w.max);
-            for (int i = 0; i < histogram.length; i++)
-                histogram[i] += w.histogram[i];
+            both.add(w.both);
+            acquires.add(w.acquires);
         }
         final long uses = peer.uses();
         peer.close();
-        final StringBuilder text = new StringBuilder();
-        for (int i = 0; i < histogram.length; i++)
-            if (histogram[i] > 0)
-                text.append(text.length() > 0 ? "," : "").append('[').append(i).append(',').append(histogram[i]).append(']');
-        return "{\"pairs\":" + pairs + ",\"uses\":" + uses + ",\"thread_ns\":" + ns + ",\"cpu_ns\":" + cpuNs + ",\"max_ns\":" + max
-            + ",\"histogram\":[" + text + "]}";
+        return "{\"pairs\":" + pairs + ",\"uses\":" + uses + ",\"thread_ns\":" + ns + ",\"cpu_ns\":" + cpuNs
+            + both.text("both") + acquires.text("acquires") + "}";
     }
 }

@@ -31,7 +31,7 @@ void lease_hold(int64_t until, bool yields)
 }
 
 /* 32 buckets for each power of two: within 3 %. Hikari.java has the same. */
-void lease_record(struct lease_worker *w, int64_t ns)
+void lease_record(struct lease_times *t, int64_t ns)
 {
     const uint64_t value = ns < 0 ? 0 : (uint64_t)ns;
     size_t index = value;
@@ -39,9 +39,9 @@ void lease_record(struct lease_worker *w, int64_t ns)
         const unsigned shift = 58u - (unsigned)__builtin_clzll(value);
         index = shift * 32 + (size_t)(value >> shift);
     }
-    w->histogram[index]++;
-    if (ns > w->max_ns)
-        w->max_ns = ns;
+    t->histogram[index]++;
+    if (ns > t->max_ns)
+        t->max_ns = ns;
 }
 
 static void *run_worker(void *user)
@@ -85,6 +85,14 @@ static void start(struct lease_job *job, const struct lease_peer *peer, struct r
     pthread_barrier_wait(barrier);
 }
 
+static void add_times(struct lease_times *sum, const struct lease_times *t)
+{
+    if (t->max_ns > sum->max_ns)
+        sum->max_ns = t->max_ns;
+    for (size_t k = 0; k < LEASE_BUCKETS; k++)
+        sum->histogram[k] += t->histogram[k];
+}
+
 static struct lease_worker *join(const struct lease_job *job, struct runner *runners)
 {
     struct lease_worker *sum = calloc(1, sizeof *sum);
@@ -97,28 +105,33 @@ static struct lease_worker *join(const struct lease_job *job, struct runner *run
         sum->cpu_ns += w->cpu_ns;
         sum->pairs += w->pairs;
         sum->failed |= w->failed;
-        if (w->max_ns > sum->max_ns)
-            sum->max_ns = w->max_ns;
-        for (size_t k = 0; k < LEASE_BUCKETS; k++)
-            sum->histogram[k] += w->histogram[k];
+        add_times(&sum->both, &w->both);
+        add_times(&sum->acquires, &w->acquires);
     }
     return sum;
 }
 
-static void print_outcome(const struct lease_worker *sum, uint64_t uses)
+static void print_times(const char *name, const struct lease_times *t)
 {
-    printf("{\"pairs\":%llu,\"uses\":%llu,\"thread_ns\":%lld,\"cpu_ns\":%lld,"
-           "\"max_ns\":%lld,\"histogram\":[",
-           (unsigned long long)sum->pairs, (unsigned long long)uses, (long long)sum->ns,
-           (long long)sum->cpu_ns, (long long)sum->max_ns);
+    printf(",\"%s\":{\"max_ns\":%lld,\"histogram\":[", name, (long long)t->max_ns);
     const char *between = "";
     for (size_t k = 0; k < LEASE_BUCKETS; k++) {
-        if (sum->histogram[k] == 0)
+        if (t->histogram[k] == 0)
             continue;
-        printf("%s[%zu,%llu]", between, k, (unsigned long long)sum->histogram[k]);
+        printf("%s[%zu,%llu]", between, k, (unsigned long long)t->histogram[k]);
         between = ",";
     }
-    printf("]}\n");
+    printf("]}");
+}
+
+static void print_outcome(const struct lease_worker *sum, uint64_t uses)
+{
+    printf("{\"pairs\":%llu,\"uses\":%llu,\"thread_ns\":%lld,\"cpu_ns\":%lld",
+           (unsigned long long)sum->pairs, (unsigned long long)uses, (long long)sum->ns,
+           (long long)sum->cpu_ns);
+    print_times("both", &sum->both);
+    print_times("acquires", &sum->acquires);
+    printf("}\n");
     fflush(stdout);
 }
 

@@ -4,7 +4,7 @@
  *
  *     MODE THREADS CONNS HOLD_NS spin|yield AMOUNT
  *     speed    AMOUNT ms of acquire, hold, release; nothing in the loop is timed
- *     latency  the same, with each acquire between two readings of the clock
+ *     latency  the same, with the clock read around each acquire and each release
  *     count    AMOUNT pairs on each thread, for callgrind
  */
 #ifndef LEASE_HARNESS_H
@@ -32,14 +32,19 @@ struct lease_job {
     bool is_timed, yields;
 };
 
+struct lease_times {
+    int64_t max_ns;
+    uint64_t histogram[LEASE_BUCKETS];
+};
+
 struct lease_worker {
     const struct lease_job *job;
     int64_t ns; /* from the thread's first acquire to its last release */
     int64_t cpu_ns;
-    int64_t max_ns;
     uint64_t pairs;
     bool failed;
-    uint64_t histogram[LEASE_BUCKETS];
+    struct lease_times both;     /* acquire and release of a pair together */
+    struct lease_times acquires; /* acquire alone */
 };
 
 struct lease_peer {
@@ -67,7 +72,7 @@ static inline int64_t lease_now(void)
 }
 
 void lease_hold(int64_t until, bool yields);
-void lease_record(struct lease_worker *w, int64_t ns);
+void lease_record(struct lease_times *t, int64_t ns);
 
 /* Fills the token, which is the holder's. NULL: failed. */
 typedef struct lease_handle *(*lease_take)(void *token);
@@ -92,15 +97,16 @@ static inline __attribute__((always_inline)) void lease_loop(struct lease_worker
             w->failed = true;
             break;
         }
-        int64_t taken = 0;
-        if (is_timed) {
-            taken = lease_now();
-            lease_record(w, taken - called);
-        }
+        const int64_t taken = is_timed ? lease_now() : 0;
         h->uses++;
         if (hold_ns > 0)
             lease_hold((is_timed ? taken : lease_now()) + hold_ns, yields);
+        const int64_t left = is_timed ? lease_now() : 0;
         give(token);
+        if (is_timed) {
+            lease_record(&w->both, taken - called + lease_now() - left);
+            lease_record(&w->acquires, taken - called);
+        }
         pairs++;
     }
     w->ns = lease_now() - begin;

@@ -51,6 +51,7 @@ static _Atomic(uint64_t) skipped;
 static _Atomic(bool) is_over;
 static int64_t plan_begins;
 static uint64_t dials_max, conns_max;
+static int64_t sleep_late_ns, turn_late_ns; /* most */
 
 static int64_t now_ns(void)
 {
@@ -139,8 +140,38 @@ static void *work(void *arg)
     return NULL;
 }
 
+/* How late a shard runs what it is asked to: beside how late a thread comes that only sleeps, it tells a hook
+ * that blocks from a machine that is busy. */
+struct ping {
+    moor_task task;
+    int64_t posted;
+    _Atomic(int64_t) run;
+};
+
+static void answer(void *user)
+{
+    struct ping *p = user;
+    atomic_store(&p->run, now_ns());
+}
+
+static void ping(struct ping *p, int64_t now)
+{
+    const int64_t run = atomic_load(&p->run);
+    const int64_t late = (run ? run : now) - p->posted;
+    if (p->posted && late > turn_late_ns)
+        turn_late_ns = late;
+    if (p->posted && !run)
+        return;
+    p->task = (moor_task){.run = answer, .user = p};
+    p->posted = now;
+    atomic_store(&p->run, 0);
+    if (moor_post(moor_shard_at(runtime, 0), &p->task))
+        p->posted = 0;
+}
+
 static void *sample(void *arg)
 {
+    static struct ping p;
     (void)arg;
     prctl(PR_SET_TIMERSLACK, 1UL);
     while (!atomic_load(&is_over)) {
@@ -148,8 +179,15 @@ static void *sample(void *arg)
         moor_stats_read(pool, &s);
         dials_max = s.dials > dials_max ? s.dials : dials_max;
         conns_max = s.conns_open > conns_max ? s.conns_open : conns_max;
-        sleep_until(now_ns() + 500000);
+        const int64_t until = now_ns() + 500000;
+        sleep_until(until);
+        const int64_t now = now_ns();
+        if (now - until > sleep_late_ns)
+            sleep_late_ns = now - until;
+        ping(&p, now);
     }
+    while (p.posted && !atomic_load(&p.run))
+        sleep_until(now_ns() + 1000000);
     return NULL;
 }
 
@@ -196,10 +234,12 @@ static int run(void)
         pthread_join(sampler, NULL);
     moor_stats s;
     moor_stats_read(pool, &s);
-    printf("max dials %llu conns %llu skipped %llu leased %llu waiters %llu dials_failed %llu\n",
+    printf("max dials %llu conns %llu skipped %llu leased %llu waiters %llu dials_failed %llu "
+           "sleep_late_us %lld turn_late_us %lld\n",
            (unsigned long long)dials_max, (unsigned long long)conns_max,
            (unsigned long long)atomic_load(&skipped), (unsigned long long)s.conns_leased,
-           (unsigned long long)s.waiters, (unsigned long long)s.dials_failed);
+           (unsigned long long)s.waiters, (unsigned long long)s.dials_failed,
+           (long long)sleep_late_ns / 1000, (long long)turn_late_ns / 1000);
     print_records();
     free(records);
     return started == options.threads && is_sampled ? 0 : 1;

@@ -7,6 +7,10 @@
  * greeting is there when TCP has connected, the same call goes on to the handshake. So with TLS the greeting
  * is waited for before libmariadb is called again, and from then on a helper calls. A server that says nothing
  * thus keeps no helper.
+ *
+ * A helper goes on with what the keeper has suspended, on the same stack: all that such a stack holds of a thread
+ * is where errno is, and libmariadb looks for that anew after each wait, but for a TCP connect that has failed,
+ * which therefore ends on the keeper.
  */
 #include "drivers/mysql/internal.h"
 
@@ -190,8 +194,9 @@ void mr_mysql_set_blocking(const struct mr_mysql_link *s, bool blocking)
  * would hold a helper for ever. */
 static void watch_passed(moor_poll *p, unsigned events)
 {
-    const struct mr_mysql_link *s = p->user;
+    struct mr_mysql_link *s = p->user;
     (void)events;
+    s->is_late = true;
     shutdown(s->watch_fd, SHUT_RDWR);
 }
 
@@ -257,8 +262,8 @@ moor_step mr_mysql_connect(moor_link *l)
         return moor_link_fail(l, MOOR_ENOMEM, 0, "libmariadb takes no options");
     moor_link_set_native(l, s->my);
     if (t->path[0] && c->tls != MR_MYSQL_TLS_DISABLED) {
-        s->is_greeted =
-            true; /* such a socket connects at once: the very first call may go to the end */
+        /* Such a socket connects at once: the very first call may go to the end. */
+        s->is_greeted = true;
         return block(l);
     }
     start(s, c);
@@ -269,6 +274,8 @@ static moor_step connected(moor_link *l)
 {
     const struct mr_mysql_config *c = moor_link_config(l);
     struct mr_mysql_link *s = moor_link_state(l);
+    if (!s->connected && s->is_late)
+        return moor_link_fail(l, MOOR_ETIMEDOUT, 0, "the TLS handshake took too long");
     if (!s->connected)
         return mr_mysql_fail(l, "");
     s->call = MR_MYSQL_IDLE;
@@ -322,9 +329,9 @@ static void unwind(struct mr_mysql_link *s)
     s->ready = MYSQL_WAIT_TIMEOUT;
     for (int i = 0; s->waits && i < UNWIND_STEPS_MAX; i++)
         continue_call(s);
+    /* Freed; or, if the call does not end, nobody's any more: rather lost than freed in use. */
     if (s->waits || s->call == MR_MYSQL_CLOSE)
-        s->my =
-            NULL; /* freed; or, if it does not end, nobody's any more: rather lost than freed in use */
+        s->my = NULL;
 }
 
 void mr_mysql_drop(moor_link *l)

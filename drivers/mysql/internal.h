@@ -61,8 +61,8 @@ struct mr_mysql_config {
     unsigned long client_flags;               /* CLIENT_FOUND_ROWS, CLIENT_MULTI_STATEMENTS  */
     bool compress;
     bool local_infile;
-    void (*forget_errors)(
-        void); /* ERR_clear_error of the OpenSSL of libmariadb's; NULL = it has none */
+    /* ERR_clear_error of the OpenSSL of libmariadb's; NULL = it has none. */
+    void (*forget_errors)(void);
 };
 
 /* The call of libmariadb's that runs, suspended where it would block. */
@@ -103,6 +103,7 @@ struct mr_mysql_link {
     bool is_greeted; /* the server's first packet has come, or need not be waited for */
     bool has_tls;
     moor_poll watch; /* the deadline of what runs on a helper                                */
+    bool is_late;    /* it has passed                                                        */
     int watch_fd;    /* a duplicate, so that it is this socket whatever libmariadb does; -1  */
     /* once connected */
     char user[MR_MYSQL_USER_MAX];
@@ -124,7 +125,7 @@ void mr_mysql_drop(moor_link *l);
 void mr_mysql_set_blocking(const struct mr_mysql_link *s, bool blocking);
 /* Continues the suspended call with what is ready. */
 void mr_mysql_continue(moor_link *l);
-/* To do before each call on a thread that other connections use too, and after. OpenSSL keeps the errors of a
+/* To do before each call on a thread of several connections, and after it. OpenSSL keeps the errors of a
  * thread in a queue, and takes those it finds there for the outcome of its next call: libmariadb leaves them, so
  * that a connection which broke would make all others fail. */
 void mr_mysql_forget_errors(const moor_link *l);

@@ -168,12 +168,31 @@ static moor_redis_type type_of(int type)
     }
 }
 
+static bool is_line(int type)
+{
+#if HIREDIS_MAJOR >= 1
+    if (type == REDIS_REPLY_VERB)
+        return false;
+#endif
+    return type != REDIS_REPLY_STRING;
+}
+
 static void *make_string(const redisReadTask *t, char *text, size_t len)
 {
+    struct redis_codec *c = t->privdata;
     void *copy;
+    /* As check_rest would, had it come in pieces. */
+    if (len >= c->reply_bytes_max || (is_line(t->type) && len + 1 >= MOOR_REDIS_LINE_MAX))
+        return refuse(c, MOOR_ETOOBIG);
     /* The reader skips the two bytes after a string unseen: a wrong length would shift all that follows. */
     if (text[len] != '\r' || text[len + 1] != '\n')
-        return refuse(t->privdata, MOOR_EPROTO);
+        return refuse(c, MOOR_EPROTO);
+#if HIREDIS_MAJOR >= 1
+    if (t->type == REDIS_REPLY_VERB && len >= 4) { /* "txt:" says how to show it */
+        text += 4;
+        len -= 4;
+    }
+#endif
     struct moor_redis_reply *r = place(t, type_of(t->type), len + 1, &copy);
     if (!r)
         return NULL;

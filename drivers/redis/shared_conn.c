@@ -448,11 +448,14 @@ static void on_timer(moor_poll *p, unsigned events)
 static void arm_timer(struct conn *c)
 {
     const int64_t at = next_event(c);
-    if (c->is_stopping || at >= c->timer_at_ns)
+    if (c->is_stopping || (at >= c->timer_at_ns && at != REDIS_NEVER))
         return;
+    /* Nothing to wait for, no timer: a shard that leaves has ended everything before. */
     if (c->timer_at_ns != REDIS_NEVER)
         moor_poll_stop(&c->timer);
     c->timer_at_ns = REDIS_NEVER;
+    if (at == REDIS_NEVER)
+        return;
     c->timer.ready = on_timer;
     if (moor_poll_start(&c->timer, -1, 0, redis_left(at, redis_now())) == MOOR_OK)
         c->timer_at_ns = at;

@@ -242,7 +242,9 @@ static moor_err read_query(struct reader *r, const char *query)
 static moor_err default_identities(struct mr_ssh_config *c)
 {
     static const char *const names[] = {"id_ed25519", "id_ecdsa", "id_rsa"};
-    const struct passwd *user = getpwuid(getuid());
+    struct passwd entry, *user = NULL;
+    char memory[4096];
+    (void)getpwuid_r(getuid(), &entry, memory, sizeof memory, &user);
     const char *home = user ? user->pw_dir : getenv("HOME");
     for (size_t i = 0; home && i < sizeof names / sizeof *names; i++) {
         char path[PATH_MAX];

@@ -97,6 +97,8 @@ static moor_step say_goodbye(moor_link *l)
 static void drop(moor_link *l)
 {
     struct mr_ssh_link *s = moor_link_state(l);
+    if (!s) /* there was no memory for it */
+        return;
     mr_ssh_agent_drop(s);
     close_forgotten(s);
     ssh_key_free(s->key);
@@ -144,7 +146,7 @@ static const moor_driver driver = {
     .schemes = "ssh",
     .port = 22,
     .flags = MOOR_DRIVER_FD,
-    .handle_bytes = (size_t)96 << 10,
+    .handle_bytes = (size_t)32 << 10,
     .open = mr_ssh_config_open,
     .shut = mr_ssh_config_shut,
     .connect = mr_ssh_connect,

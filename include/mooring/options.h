@@ -99,7 +99,7 @@ typedef struct moor_pool_options {
     uint32_t keepalive_count;     /* probes unanswered until the conn is dead; 3              */
     moor_ms user_timeout_ms;      /* sent bytes unacknowledged this long: dead; 0 = kernel's; 60000 */
     moor_ms backoff_min_ms;       /* after a failed connect; doubles; 100                     */
-    moor_ms backoff_max_ms;       /* up to this, so recovery is noticed within it; 1000       */
+    moor_ms backoff_max_ms;       /* up to this, so recovery is noticed within it; 900        */
     moor_ms happy_eyeballs_delay_ms;    /* before the next address is tried beside; 250       */
     size_t header_bytes_max;      /* of a reply's head; 64 KiB                                */
     size_t body_bytes_max;        /* of a reply's body; 0 = no limit                          */

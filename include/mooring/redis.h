@@ -180,7 +180,8 @@ MOOR_API void moor_redis_shared_options_init_sized(moor_redis_shared_options *o,
 
 /*
  * pool: a redis pool of r, which must be open for as long. options: borrowed, NULL = defaults. Dials with the first
- * commands. Each connection is a lease of the pool's, held for rotate_ms: a leak_after_ms below that reports it. EINVAL: an option is out of range. ENOMEM. ECLOSED: the runtime has no shard.
+ * commands. Each connection is a lease of the pool's, held for rotate_ms: a leak_after_ms below that reports it.
+ * EINVAL: an option is out of range. ENOMEM. ECLOSED: the runtime has no shard.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_redis_shared_open(moor_runtime *r, moor_pool *pool,
                                                         const moor_redis_shared_options *options,

@@ -1,6 +1,6 @@
 /*
  * The soak: MOORING_SOAK_SECONDS long (else as the argument says), then everything must be where it was.
- * `soak [SECONDS]`; `soak --canary`: does one thing wrong at a time and must notice each.
+ * `soak [SECONDS [ARGUMENT]]`; `soak --canary`: does one thing wrong at a time and must notice each.
  */
 #include "tests/soak/soak.h"
 
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COMPLAINTS_MAX = 20, CANARY_MS = 4000, HANGS_AFTER_S = 120 };
+enum { COMPLAINTS_MAX = 20, CANARY_MS = 3000, HANGS_AFTER_S = 120 };
 
 static _Atomic(unsigned) complaints;
 
@@ -41,11 +41,17 @@ void soak_sleep_us(uint64_t us)
     nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000}, NULL);
 }
 
+moor_ms soak_patience_ms(const struct soak *s)
+{
+    return s->leak == LEAK_NONE ? 10000 : 200;
+}
+
 /* A link on its way to be reset or closed is open still: hence the patience. */
-void soak_check_counts(const char *name, moor_pool *p, uint64_t acquired, uint64_t released)
+void soak_check_counts(const struct soak *soak, const char *name, moor_pool *p, uint64_t acquired,
+                       uint64_t released)
 {
     moor_stats s = {0};
-    for (int i = 0; i < 5000; i++) {
+    for (moor_ms i = 0; i < soak_patience_ms(soak); i++) {
         moor_stats_read(p, &s);
         if (!s.dials && !s.conns_leased && s.conns_created - s.conns_closed == s.conns_open)
             break;
@@ -76,11 +82,11 @@ static int count_descriptors(void)
     return n;
 }
 
-static void run(int64_t ms, enum soak_leak leak)
+static void run(int64_t ms, enum soak_leak leak, const char *argument)
 {
-    struct soak s = {.seed = seed_start(), .leak = leak, .stream_url = soak_stream_server()};
-    if (!s.stream_url) {
-        soak_complain("the server does not start");
+    struct soak s = {.argument = argument, .seed = seed_start(), .leak = leak};
+    if (!soak_prepare(&s)) {
+        soak_complain("there is nothing to begin with");
         return;
     }
     const int descriptors = count_descriptors();
@@ -93,13 +99,11 @@ static void run(int64_t ms, enum soak_leak leak)
         soak_complain("there is no runtime");
         return;
     }
-    struct soak_handles *handles = soak_handles_start(&s);
-    struct soak_streams *streams = soak_streams_start(&s);
+    soak_begin(&s);
     soak_watch_memory(&s, ms);
     atomic_store(&s.is_over, true);
-    soak_streams_end(streams);
-    soak_handles_end(handles);
-    if (moor_runtime_destroy(s.runtime, 5000))
+    soak_end(&s);
+    if (moor_runtime_destroy(s.runtime, soak_patience_ms(&s)))
         soak_complain("something is out when the runtime is destroyed");
     else if (count_descriptors() != descriptors)
         soak_complain("%d descriptors, %d at the beginning", count_descriptors(), descriptors);
@@ -114,7 +118,7 @@ static int canary(void)
         fflush(stdout);
         const pid_t child = fork();
         if (child == 0) {
-            run(CANARY_MS, (enum soak_leak)kind);
+            run(CANARY_MS, (enum soak_leak)kind, NULL);
             fflush(stdout);
             _exit(soak_has_failed() ? 42 : 0);
         }
@@ -136,11 +140,11 @@ int main(int argc, char **argv)
         text = argc > 1 ? argv[1] : "60";
     const long seconds = strtol(text, NULL, 10);
     if (seconds < 1 || seconds > 1000000) {
-        fprintf(stderr, "usage: soak [SECONDS | --canary]\n");
+        fprintf(stderr, "usage: soak [SECONDS [ARGUMENT] | --canary]\n");
         return 2;
     }
     alarm((unsigned)seconds + HANGS_AFTER_S); /* a deadlock ends it, and that is a failure too */
-    run(seconds * 1000, LEAK_NONE);
+    run(seconds * 1000, LEAK_NONE, argc > 2 ? argv[2] : NULL);
     printf("%ld s, %s\n", seconds, soak_has_failed() ? "FAILED" : "all is where it was");
     return soak_has_failed();
 }

@@ -503,8 +503,8 @@ void soak_handles_end(struct soak_handles *h)
             soak_sleep_us(1000);
     empty(h);
     print(h);
-    soak_check_counts("handles", h->pool, h->acquired, h->released);
-    if (moor_pool_close(h->pool, 5000)) {
+    soak_check_counts(h->s, "handles", h->pool, h->acquired, h->released);
+    if (moor_pool_close(h->pool, soak_patience_ms(h->s))) {
         soak_complain("handles: something is out when the pool is closed");
         return;
     }

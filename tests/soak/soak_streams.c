@@ -171,7 +171,7 @@ static void *work(void *arg)
 
 /* ---- begin and end ---- */
 
-struct soak_streams *soak_streams_start(struct soak *s)
+struct soak_streams *soak_streams_start(struct soak *s, const char *url)
 {
     struct soak_streams *t = calloc(1, sizeof *t);
     moor_pool_options o;
@@ -183,7 +183,7 @@ struct soak_streams *soak_streams_start(struct soak *s)
     o.lifetime_max_ms = 500;
     o.backoff_min_ms = 1;
     o.backoff_max_ms = 5;
-    if (!t || moor_pool_open(s->runtime, s->stream_url, &o, &t->pool))
+    if (!t || moor_pool_open(s->runtime, url, &o, &t->pool))
         abort();
     t->s = s;
     for (uint64_t i = 0; i < WORKERS; i++) {
@@ -207,11 +207,11 @@ void soak_streams_end(struct soak_streams *t)
            t->acquired, t->echoed, t->broken);
     if (!t->echoed)
         soak_complain("streams: nothing was echoed");
-    soak_check_counts("streams", t->pool, t->acquired, t->released);
+    soak_check_counts(t->s, "streams", t->pool, t->acquired, t->released);
     moor_stats_read(t->pool, &s);
     if (s.chunks_lent)
         soak_complain("streams: %" PRIu64 " chunks are lent", s.chunks_lent);
-    if (moor_pool_close(t->pool, 5000)) {
+    if (moor_pool_close(t->pool, soak_patience_ms(t->s))) {
         soak_complain("streams: something is out when the pool is closed");
         return;
     }

@@ -96,6 +96,40 @@ static void test_leaving_amid_a_dial(void **state)
     handles_close(&h);
 }
 
+enum { CROWD = 100 };
+
+struct crowd {
+    unsigned told, in_backoff;
+};
+
+static void count_reason(void *user, const moor_acquired *a)
+{
+    struct crowd *c = user;
+    c->told++;
+    c->in_backoff += a->fault.err == MOOR_ECONNECT && a->why->reason == MOOR_WAIT_BACKOFF;
+}
+
+/* Also those who stood so far behind that nobody had looked at them. */
+static void test_each_of_a_crowd_is_told_of_the_backoff(void **state)
+{
+    (void)state;
+    struct handles h;
+    open_without_threads(&h);
+    moor_shard *s;
+    assert_err(moor_shard_adopt(h.f.runtime, &s), MOOR_OK);
+    atomic_store(&h.script.connect_ms, 5);
+    atomic_store(&h.script.connects_fail, -1);
+    struct crowd c = {0};
+    for (int i = 0; i < CROWD; i++)
+        assert_err(moor_acquire(h.pool, NULL, count_reason, &c, NULL), MOOR_OK);
+    for (int i = 0; i < 5000 && c.told < CROWD; i++)
+        assert_err(moor_shard_wait(s, 5), MOOR_OK);
+    assert_int_equal(c.told, CROWD);
+    assert_int_equal(c.in_backoff, CROWD);
+    moor_shard_leave(s);
+    handles_close(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -103,6 +137,7 @@ int main(void)
         cmocka_unit_test(test_links_outlive_their_shard),
         cmocka_unit_test(test_closing_without_a_shard),
         cmocka_unit_test(test_leaving_amid_a_dial),
+        cmocka_unit_test(test_each_of_a_crowd_is_told_of_the_backoff),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

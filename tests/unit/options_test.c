@@ -76,8 +76,8 @@ static void test_every_field_of_the_header_is_in_the_list(void **state)
         const char *comment = strstr(line, "/*");
         /* A field is indented by four and declares no function. */
         /* PEM in memory is not for variables. */
-        if (strncmp(line, "    ", 4) != 0 || line[4] == ' ' || strstr(line, "moor_span") || !end || strchr(line, '(') ||
-            (comment && comment < end))
+        if (strncmp(line, "    ", 4) != 0 || line[4] == ' ' || strstr(line, "moor_span") || !end ||
+            strchr(line, '(') || (comment && comment < end))
             continue;
         const char *start = end;
         while (start > line && start[-1] != ' ' && start[-1] != '*')
@@ -146,6 +146,15 @@ static void test_defaults_are_those_of_the_requirements(void **state)
     assert_int_equal(p.connect_timeout_ms, 10000);
     assert_true(p.first_byte_timeout_ms == MOOR_FOREVER);
     assert_null(p.name);
+}
+
+/* Of a pause and the connect that follows it. A tenth is more than a connect that computes a password needs. */
+static void test_a_return_is_noticed_within_a_second(void **state)
+{
+    (void)state;
+    moor_pool_options p;
+    moor_pool_options_init(&p);
+    assert_true(p.backoff_max_ms + 100 <= 1000);
 }
 
 static void test_structs_of_other_versions(void **state)
@@ -481,6 +490,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(test_every_field_of_the_header_is_in_the_list, fresh),
         cmocka_unit_test_setup(test_the_list_is_sound, fresh),
         cmocka_unit_test_setup(test_defaults_are_those_of_the_requirements, fresh),
+        cmocka_unit_test_setup(test_a_return_is_noticed_within_a_second, fresh),
         cmocka_unit_test_setup(test_structs_of_other_versions, fresh),
         cmocka_unit_test_setup(test_notation, fresh),
         cmocka_unit_test_setup(test_bad_values, fresh),

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "e2e"))
 
 from mooring_case import WAIT_S, environment, read_line  # noqa: E402
-from tls_authority import Certificate, Key  # noqa: E402
+from tls_authority import Certificate, Key, run  # noqa: E402, F401
 from tls_servers import free_ports, wait_until  # noqa: E402
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"

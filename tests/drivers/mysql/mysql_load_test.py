@@ -62,7 +62,7 @@ class LoadTest(Case):
             self.server.start()
             self.works()
 
-        seen = self.load(6000, crash)
+        seen = self.load(4500, crash)
         self.assertLessEqual(set(seen["errors"]), {"MOOR_ETIMEDOUT", "MOOR_ECONNECT", "MOOR_ERESET"}, seen)
         self.assertGreater(seen["broken"] + seen["refused"], 0, seen)
         self.assertLess(seen["last_bad"], seen["ms"], seen)
@@ -84,7 +84,7 @@ class LoadTest(Case):
             self.works(what="Com_insert")
 
         begun = int(self.server.sql("show global status like 'Connections'").split()[1])
-        seen = self.load(4000, demote, "insert into t values (1)")
+        seen = self.load(2500, demote, "insert into t values (1)")
         self.assertGreater(seen["broken"], 0, seen)
         self.assertEqual(seen["last_code"], 1290, seen)
         self.assertGreater(self.shell.stats("p", "conns_created"), 4)
@@ -114,7 +114,7 @@ class LoadTest(Case):
 
             write("first")
             self.open(self.server.url("ssl-mode=disabled", user="nobody"), *OPTIONS, f"credentials={secret}")
-            seen = self.load(3000, rotate)
+            seen = self.load(2500, rotate)
             self.assertEqual(seen["refused"], 0, seen)
             self.assertLessEqual(seen["broken"], 2, seen)  # those that were killed in use
             self.assertGreater(self.shell.stats("p", "conns_created"), 4)

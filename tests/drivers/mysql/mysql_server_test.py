@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import mysql_case
-from mysql_case import Case, Certificates, Server, main, wait_until
+from mysql_case import Case, Certificates, Server, main, run, wait_until
 
 
 class ConnectTest(Case):
@@ -89,6 +89,17 @@ class ConnectTest(Case):
         self.release()
         self.open(self.server.url(f"ssl-mode=verify-ca&ssl-ca={self.tls.other.path}"), name="q")
         self.assertIn("MOOR_ETLS", self.refused("q"))
+
+    def test_verify_by_a_directory_of_roots(self):
+        for ca, word in ((self.tls.ca, "MOOR_OK"), (self.tls.other, "MOOR_ETLS")):
+            with self.subTest(word), tempfile.TemporaryDirectory() as roots:
+                name = run("openssl", "x509", "-hash", "-noout", "-in", ca.path).decode().strip()
+                Path(roots, name + ".0").write_text(ca.text())
+                self.open(self.server.url(f"ssl-mode=verify-ca&ssl-capath={roots}"))
+                self.assertIn(word, self.shell("acquire", "p", "a", 5000))
+                if word == "MOOR_OK":
+                    self.release()
+                self.assertEqual(self.shell("close", "p"), "MOOR_OK")
 
     def test_verify_identity(self):
         """The pool dials the address that it has resolved; the certificate names the host."""

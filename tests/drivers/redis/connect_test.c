@@ -150,7 +150,7 @@ static moor_err refused(const char *url, moor_pool_options *o, char text[160])
     moor_pool_snapshot(p, snapshot, sizeof snapshot, &len);
     assert_null(strstr(line, "wr0ng"));
     assert_null(strstr(snapshot, "wr0ng"));
-    snprintf(text, 160, "%s", why.connect_text);
+    snprintf(text, 160, "%.159s", why.connect_text);
     const moor_err connect_err = why.connect_err;
     fixture_close(r, p);
     return connect_err;
@@ -224,7 +224,7 @@ static void dirty_is_reset(void **state)
     moor_acquired a;
     moor_redis *s = session_begin(p, &a);
     char id[32];
-    snprintf(id, sizeof id, "%s", session_say(s, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", session_say(s, "CLIENT ID"));
     /* The session itself notices what each of these leaves behind. */
     assert_string_equal(session_say(s, "SELECT 9"), "OK");
     assert_string_equal(session_say(s, "CLIENT SETNAME soiled"), "OK");
@@ -255,7 +255,7 @@ static void never_replaces(void **state)
     moor_acquired a;
     moor_redis *s = session_begin(p, &a);
     char id[32];
-    snprintf(id, sizeof id, "%s", session_say(s, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", session_say(s, "CLIENT ID"));
     assert_string_equal(session_say(s, "ECHO a"), "a");
     moor_redis_end(s, MOOR_REUSE);
     s = session_begin(p, &a);
@@ -357,7 +357,7 @@ static void read_only_flushes(void **state)
     moor_redis *sa = session_begin(p, &a), *sb = session_begin(p, &b);
     char id_b[32];
     assert_string_equal(session_say(sa, "SET k v"), "OK");
-    snprintf(id_b, sizeof id_b, "%s", session_say(sb, "CLIENT ID"));
+    snprintf(id_b, sizeof id_b, "%.31s", session_say(sb, "CLIENT ID"));
     moor_redis_end(sb, MOOR_REUSE); /* idle now */
     server_ask(&s2, "REPLICAOF 127.0.0.1 1");
     assert_non_null(strstr(session_say(sa, "SET k w"), "-READONLY"));

@@ -87,6 +87,7 @@ static void become(struct redis_server *s, pid_t parent)
     const int null = open("/dev/null", O_RDWR);
     dup2(null, 0);
     dup2(null, 1);
+    dup2(null, 2);
     execvp(argv[0], (char *const *)(uintptr_t)argv);
     _exit(127);
 }
@@ -122,6 +123,7 @@ void server_start(struct redis_server *s, const char *const *args)
 
 void server_signal(struct redis_server *s, int number)
 {
+    assert_true(s->pid > 0); /* 0 would be the test and all around it */
     assert_int_equal(kill(s->pid, number), 0);
 }
 

@@ -77,6 +77,15 @@ static moor_redis_shared_stats stats_of(struct rig *g)
     return st;
 }
 
+/* The connection lets go of a command after its caller was told. */
+static bool is_quiet(struct rig *g)
+{
+    const int64_t end = now_ms() + LONG_MS;
+    while (stats_of(g).inflight && now_ms() < end)
+        nap_ms(1);
+    return !stats_of(g).inflight;
+}
+
 /* ---- one thread ---- */
 
 static void values_and_errors(void **state)
@@ -99,12 +108,28 @@ static void values_and_errors(void **state)
 static void refused_commands(void **state)
 {
     (void)state;
-    static const char *const refused[] = {
-        "BLPOP k 0",    "brpop k 0",   "BLMOVE a b LEFT LEFT 0", "WAIT 1 0",   "SUBSCRIBE c", "MULTI",
-        "EXEC",         "WATCH k",     "SELECT 1",               "AUTH x",     "MONITOR",     "QUIT",
-        "RESET",        "HELLO 3",     "CLIENT REPLY OFF",       "client setname x", "XREAD BLOCK 0 STREAMS s $",
-        "XREADGROUP GROUP g STREAMS COUNT 1 BLOCK 0 STREAMS s >", "PSUBSCRIBE *", "BZPOPMIN k 0", "SYNC",
-        "SCRIPT DEBUG YES"};
+    static const char *const refused[] = {"BLPOP k 0",
+                                          "brpop k 0",
+                                          "BLMOVE a b LEFT LEFT 0",
+                                          "WAIT 1 0",
+                                          "SUBSCRIBE c",
+                                          "MULTI",
+                                          "EXEC",
+                                          "WATCH k",
+                                          "SELECT 1",
+                                          "AUTH x",
+                                          "MONITOR",
+                                          "QUIT",
+                                          "RESET",
+                                          "HELLO 3",
+                                          "CLIENT REPLY OFF",
+                                          "client setname x",
+                                          "XREAD BLOCK 0 STREAMS s $",
+                                          "XREADGROUP GROUP g STREAMS COUNT 1 BLOCK 0 STREAMS s >",
+                                          "PSUBSCRIBE *",
+                                          "BZPOPMIN k 0",
+                                          "SYNC",
+                                          "SCRIPT DEBUG YES"};
     struct rig g;
     char why[160];
     moor_redis_call call;
@@ -121,7 +146,8 @@ static void refused_commands(void **state)
             fail_msg("%s was not refused", refused[i]);
         assert_non_null(strstr(why, "session"));
     }
-    assert_int_equal(moor_redis_shared_command_wait(g.shared, NULL, 0, NULL, NULL, &reply, NULL), MOOR_EINVAL);
+    assert_int_equal(moor_redis_shared_command_wait(g.shared, NULL, 0, NULL, NULL, &reply, NULL),
+                     MOOR_EINVAL);
     assert_int_equal(stats_of(&g).connects, 0); /* none of them even dialled */
     assert_string_equal(say(&g, "XREAD COUNT 1 STREAMS BLOCK 0"), "(nil)");
     assert_non_null(strstr(say(&g, "CLIENT LIST"), "addr="));
@@ -140,7 +166,8 @@ static void big_values(void **state)
     const char *set[] = {"SET", "big", big};
     const size_t lens[] = {3, 3, size};
     moor_redis_reply *r;
-    assert_int_equal(moor_redis_shared_command_wait(g.shared, NULL, 3, set, lens, &r, NULL), MOOR_OK);
+    assert_int_equal(moor_redis_shared_command_wait(g.shared, NULL, 3, set, lens, &r, NULL),
+                     MOOR_OK);
     moor_redis_reply_free(r);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(ask(&g, "GET big", LONG_MS, &r, NULL), MOOR_OK);
@@ -241,7 +268,7 @@ static void silence_is_bounded(void **state)
     server_signal(&server, SIGCONT);
     assert_string_equal(say(&g, "ECHO after"), "after");
     assert_int_equal(stats_of(&g).connects, 2);
-    assert_int_equal(stats_of(&g).inflight, 0);
+    assert_true(is_quiet(&g));
     rig_close(&g);
 }
 
@@ -252,7 +279,7 @@ static void killed_client(void **state)
     rig_open(&g, 1, NULL);
     for (int i = 0; i < 10; i++) {
         char id[32];
-        snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+        snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
         assert_string_equal(server_ask(&server, "CLIENT KILL ID %s", id), "1");
         const char *said = "";
         for (int tries = 0; tries < 200; tries++) { /* one may meet the dying one */
@@ -275,7 +302,7 @@ static void rotates(void **state)
     moor_redis_shared_options_init(&o);
     o.rotate_ms = 20;
     rig_open(&g, 1, &o);
-    snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
     moor_pool_flush(g.pool);
     const int64_t end = now_ms() + LONG_MS;
     while (!strcmp(say(&g, "CLIENT ID"), id) && now_ms() < end)
@@ -290,7 +317,7 @@ static void read_only_turns_over(void **state)
     struct rig g;
     rig_open(&g, 1, NULL);
     char id[32];
-    snprintf(id, sizeof id, "%s", say(&g, "CLIENT ID"));
+    snprintf(id, sizeof id, "%.31s", say(&g, "CLIENT ID"));
     server_ask(&server, "REPLICAOF 127.0.0.1 1");
     assert_non_null(strstr(say(&g, "SET k v"), "-READONLY"));
     server_ask(&server, "REPLICAOF NO ONE");
@@ -307,7 +334,7 @@ struct many {
     struct rig *g;
     moor_task task;
     atomic_int done, wrong, canceled, timed_out, refused;
-    int asked;
+    atomic_int asked; /* ops below it are there */
     moor_redis_op ops[MANY];
     bool is_told[MANY];
     moor_shard *shard;
@@ -350,8 +377,9 @@ static void many_ask(void *user)
             call.timeout_ms = 1;
         snprintf(value, sizeof value, "v%d", n);
         ones[n] = (struct one){m, n};
-        const moor_err e = moor_redis_shared_command(m->g->shared, &call, 2, (const char *[]){"ECHO", value},
-                                                     NULL, many_told, &ones[n], &m->ops[n]);
+        const moor_err e =
+            moor_redis_shared_command(m->g->shared, &call, 2, (const char *[]){"ECHO", value}, NULL,
+                                      many_told, &ones[n], &m->ops[n]);
         if (e == MOOR_EBUSY)
             break;
         if (e) {
@@ -384,8 +412,13 @@ static void callbacks_on(uint32_t shards, uint32_t conns)
     /* With two shards and one connection every command crosses over and back. */
     assert_int_equal(moor_post(moor_shard_at(g.runtime, shards - 1), &one->task), MOOR_OK);
     const int64_t end = now_ms() + LONG_MS;
-    while (one->done < MANY && !one->refused && now_ms() < end)
-        nap_ms(2);
+    unsigned seed = 1;
+    while (one->done < MANY && !one->refused && now_ms() < end) {
+        const int asked = one->asked;
+        for (int i = 0; asked && i < 20; i++) /* from this thread, finished ones too */
+            moor_redis_cancel(one->ops[rand_r(&seed) % (unsigned)asked]);
+        nap_ms(1);
+    }
     assert_int_equal(one->refused, 0);
     assert_int_equal(one->done, MANY);
     assert_int_equal(one->wrong, 0);
@@ -459,7 +492,11 @@ static void eight_threads_one_connection(void **state)
     struct worker w[8];
     rig_open(&g, 1, NULL);
     for (int i = 0; i < 8; i++) {
-        w[i] = (struct worker){.g = &g, .seed = (unsigned)i, .number = i, .count = 10000 / 8, .has_random_timeouts = true};
+        w[i] = (struct worker){.g = &g,
+                               .seed = (unsigned)i,
+                               .number = i,
+                               .count = 10000 / 8,
+                               .has_random_timeouts = true};
         assert_int_equal(pthread_create(&w[i].thread, NULL, work, &w[i]), 0);
     }
     int right = 0, timed_out = 0;
@@ -511,7 +548,7 @@ static void restarted_under_load(void **state)
         right += w[i].right;
     }
     assert_true(reset > 0 && right > 0);
-    assert_int_equal(stats_of(&g).inflight, 0);
+    assert_true(is_quiet(&g));
     rig_close(&g);
 }
 
@@ -525,14 +562,32 @@ static void nobody_is_there(void **state)
     moor_redis_reply *r;
     server_kill(&server);
     rig_open(&g, 1, NULL);
-    assert_int_equal(ask(&g, "PING", 300, &r, &f), MOOR_ETIMEDOUT);
+    assert_int_equal(ask(&g, "PING", LONG_MS, &r, &f), MOOR_ECONNECT);
     assert_true(f.safe_to_retry); /* it never left */
-    const int64_t end = now_ms() + LONG_MS;
-    while (stats_of(&g).inflight && now_ms() < end) /* nor does it hold its place */
-        nap_ms(1);
-    assert_true(now_ms() < end);
     server_run(&server);
-    assert_string_equal(say(&g, "PING"), "PONG");
+    const char *said = "";
+    for (const int64_t end = now_ms() + LONG_MS; strcmp(said, "PONG") && now_ms() < end;)
+        said = say(&g, "PING"); /* the pool tries again a little later */
+    assert_string_equal(said, "PONG");
+    rig_close(&g);
+}
+
+/* It takes connections, and does not get as far as to serve them. */
+static void given_up_before_connected(void **state)
+{
+    (void)state;
+    struct rig g;
+    moor_fault f;
+    moor_redis_reply *r;
+    rig_open(&g, 1, NULL);
+    server_signal(&server, SIGSTOP);
+    const moor_err e = ask(&g, "SET unsent 1", 50, &r, &f);
+    const bool was_quiet = is_quiet(&g); /* it does not hold its place, either */
+    server_signal(&server, SIGCONT);
+    assert_int_equal(e, MOOR_ETIMEDOUT);
+    assert_true(f.safe_to_retry);
+    assert_true(was_quiet);
+    assert_string_equal(say(&g, "GET unsent"), "(nil)");
     rig_close(&g);
 }
 
@@ -562,8 +617,8 @@ static void run_wait_inside(void *user)
 {
     struct many *m = user;
     moor_redis_reply *r;
-    m->wrong = (int)moor_redis_shared_command_wait(m->g->shared, NULL, 1, (const char *[]){"PING"}, NULL, &r,
-                                                   NULL);
+    m->wrong = (int)moor_redis_shared_command_wait(m->g->shared, NULL, 1, (const char *[]){"PING"},
+                                                   NULL, &r, NULL);
     m->refused = (int)moor_redis_shared_close(m->g->shared, 0);
     m->done = 1;
 }
@@ -582,8 +637,8 @@ static void wrong_threads(void **state)
         nap_ms(1);
     assert_int_equal(m.wrong, MOOR_EWRONGTHREAD);
     assert_int_equal(m.refused, MOOR_EWRONGTHREAD);
-    assert_int_equal(moor_redis_shared_command(g.shared, NULL, 1, (const char *[]){"PING"}, NULL, many_told, NULL,
-                                               NULL),
+    assert_int_equal(moor_redis_shared_command(g.shared, NULL, 1, (const char *[]){"PING"}, NULL,
+                                               many_told, NULL, NULL),
                      MOOR_EWRONGTHREAD);
     rig_close(&g);
 }
@@ -634,6 +689,7 @@ int main(void)
         cmocka_unit_test(eight_threads_one_connection),
         cmocka_unit_test(restarted_under_load),
         cmocka_unit_test(nobody_is_there),
+        cmocka_unit_test(given_up_before_connected),
         cmocka_unit_test(closed_with_commands_out),
         cmocka_unit_test(wrong_threads),
         cmocka_unit_test(adopted_shard),

@@ -168,14 +168,14 @@ class Shell:
 
     def answer_of(self, verb):
         """The answer of what was begun beside, which may have come while others were waited for."""
-        return self.beside.pop(verb) if verb in self.beside else self.answer()
+        return self.beside[verb].pop(0) if self.beside.get(verb) else self.answer()
 
     def ask_beside(self, line):
         """While something begun with & runs: its answer, if it comes first, is kept."""
         self.send(line)
         got = self.answer()
         while "verb" in got:
-            self.beside[got["verb"]] = got
+            self.beside.setdefault(got["verb"], []).append(got)
             got = self.answer()
         return got
 

@@ -149,6 +149,67 @@ class Many(SshCase):
         self.assertGreater(shell.stats()["created"], 1)
 
 
+    def test_a_lease_gets_its_turn_beside_commands(self):
+        server = self.sshd()
+        shell = self.shell(server.url(), sessions_max=1, conns_max=1)
+        shell.send("& storm 400 60000 0 sleep 0.05")
+        wait_until(lambda: "Starting session" in server.log(), "commands")
+        shell.send("lease 60000 0 echo mine")
+        first, then = shell.answer(), shell.answer()
+        self.assertEqual((first.get("verb"), first.get("out")), ("lease", "mine\n"))
+        self.assertEqual((then["done"], then["failed"]), (400, 0), then["first_error"])
+
+
+class End(SshCase):
+    def begun(self, command, **options):
+        server = self.sshd()
+        shell = self.shell(server.url(), **options)
+        shell.send(f"& run 60000 1000 0 {command}")
+        wait_until(lambda: "Starting session" in server.log(), "the command")
+        return shell
+
+    def test_what_runs_may_finish(self):
+        shell = self.begun("sleep 0.5; echo done")
+        self.assertEqual(shell.ask_beside("close 60000")["err"], "MOOR_OK")
+        self.assertEqual(shell.answer_of("run").get("out"), "done\n")
+
+    def test_what_runs_too_long_is_cancelled(self):
+        shell = self.begun("sleep 60")
+        self.assertEqual(shell.ask_beside("close 100")["err"], "MOOR_OK")
+        got = shell.answer_of("run")
+        self.assertEqual(got["err"], "MOOR_ECANCELED")
+        self.assertIn("the multiplexer is closed", got["why"])
+
+    def test_what_waits_is_cancelled(self):
+        shell = self.begun("sleep 60", sessions_max=1, channels_max=1)
+        shell.send("& run 60000 1000 0 true")
+        self.assertEqual(shell.ask_beside("close 0")["err"], "MOOR_OK")
+        for _ in range(2):
+            self.assertIn(shell.answer_of("run")["err"], ("MOOR_ECANCELED", "MOOR_ECLOSED"))
+
+    def test_while_it_connects(self):
+        """Nothing of the multiplexer's is left with the pool."""
+        server = self.sshd()
+        server.kill_sessions(19)
+        server.process.send_signal(19)
+        shell = self.shell(server.url())
+        shell.send("& run 60000 1000 0 true")
+        time.sleep(0.3)
+        self.assertEqual(shell.ask_beside("close 0")["err"], "MOOR_OK")
+        self.assertIn(shell.answer_of("run")["err"], ("MOOR_ECANCELED", "MOOR_ECLOSED"))
+        server.process.send_signal(18)
+
+    def test_on_a_shard_of_ones_own(self):
+        server = self.sshd()
+        shell = self.shell(server.url())
+        got = shell.ask(f"adopted {server.url()} echo mine")
+        self.assertEqual((got["err"], got.get("out")), ("MOOR_OK", "mine\n"))
+
+    def test_wrong_threads(self):
+        shell = self.shell(self.sshd().url())
+        self.assertEqual(set(shell.ask("wrong").values()), {"MOOR_EWRONGTHREAD"})
+
+
 class Loss(SshCase):
     def test_sessions_killed_under_load(self):
         server = self.sshd()

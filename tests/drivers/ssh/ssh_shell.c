@@ -339,6 +339,97 @@ static void do_other(char *args)
     printf("{\"err\": \"%s\"}\n", moor_err_name(e));
 }
 
+/* close TIMEOUT_MS: the multiplexer, whatever runs */
+static void do_close(char *args)
+{
+    const moor_err e = moor_ssh_mux_close(mux, strtol(args, NULL, 10));
+    if (!e)
+        mux = NULL;
+    flockfile(stdout);
+    printf("{\"err\": \"%s\"}\n", moor_err_name(e));
+    funlockfile(stdout);
+}
+
+/* adopted URL COMMAND: on a shard that this thread drives */
+static void do_adopted(char *args)
+{
+    moor_runtime_options ro;
+    moor_runtime_options_init(&ro);
+    ro.shards = 0;
+    moor_runtime *r;
+    moor_shard *shard;
+    moor_pool *p;
+    moor_ssh_mux *m;
+    char *url = args + 1, *text = strchr(url, ' ');
+    *text++ = 0;
+    CHECK(moor_runtime_create(&ro, &r) == MOOR_OK);
+    CHECK(moor_driver_use(r, moor_ssh_driver()) == MOOR_OK);
+    CHECK(moor_shard_adopt(r, &shard) == MOOR_OK);
+    moor_pool_options po;
+    moor_pool_options_init(&po);
+    po.conns_min_idle = 0;
+    CHECK(moor_pool_open(r, url, &po, &p) == MOOR_OK);
+    CHECK(moor_ssh_mux_open(p, shard, NULL, &m) == MOOR_OK);
+    moor_ssh_command c;
+    moor_ssh_command_init(&c);
+    c.text = text;
+    moor_ssh_result *result = NULL;
+    const moor_err e = moor_ssh_exec_wait(m, &c, &result);
+    printf("{\"err\": \"%s\"", moor_err_name(e));
+    if (!e)
+        print_text("out", result->out.base, result->out.len);
+    printf("}\n");
+    moor_ssh_result_free(result);
+    CHECK(moor_ssh_mux_close(m, 1000) == MOOR_OK);
+    CHECK(moor_pool_close(p, 1000) == MOOR_OK);
+    moor_shard_leave(shard);
+    CHECK(moor_runtime_destroy(r, 5000) == MOOR_OK);
+}
+
+struct wrong {
+    moor_task task;
+    sem_t over;
+    moor_err wait, close;
+};
+
+static void wrong_on_shard(void *user)
+{
+    struct wrong *w = user;
+    moor_ssh_command c;
+    moor_ssh_command_init(&c);
+    c.text = "true";
+    moor_ssh_result *result;
+    w->wait = moor_ssh_exec_wait(mux, &c, &result);
+    w->close = moor_ssh_mux_close(mux, 0);
+    sem_post(&w->over);
+}
+
+static void wrong_done(void *user, const moor_ssh_done *done)
+{
+    (void)user, (void)done;
+    abort();
+}
+
+/* wrong: calls from threads that may not make them */
+static void do_wrong(char *args)
+{
+    (void)args;
+    struct wrong w = {.task = {.run = wrong_on_shard}};
+    w.task.user = &w;
+    sem_init(&w.over, 0, 0);
+    CHECK(moor_post(moor_shard_at(runtime, 0), &w.task) == MOOR_OK);
+    sem_wait(&w.over);
+    sem_destroy(&w.over);
+    moor_ssh_command c;
+    moor_ssh_command_init(&c);
+    c.text = "true";
+    const moor_ssh_handlers h = {.size = sizeof h, .on_done = wrong_done};
+    const moor_err e = moor_ssh_exec(mux, &c, &h, NULL, NULL);
+    moor_ssh_cancel((moor_ssh_op){0});
+    printf("{\"exec_wait\": \"%s\", \"close\": \"%s\", \"exec\": \"%s\"}\n", moor_err_name(w.wait),
+           moor_err_name(w.close), moor_err_name(e));
+}
+
 static void do_stats(char *args)
 {
     (void)args;
@@ -375,8 +466,10 @@ static void set_mux_option(const char *name, long value)
 static const struct {
     const char *name;
     void (*run)(char *args);
-} verbs[] = {{"run", do_run},     {"storm", do_storm}, {"lease", do_lease}, {"leases", do_leases},
-             {"stats", do_stats}, {"pulse", do_pulse}, {"other", do_other}, {"hangup", do_hangup}};
+} verbs[] = {{"run", do_run},         {"storm", do_storm},   {"lease", do_lease},
+             {"leases", do_leases},   {"stats", do_stats},   {"pulse", do_pulse},
+             {"other", do_other},     {"hangup", do_hangup}, {"close", do_close},
+             {"adopted", do_adopted}, {"wrong", do_wrong}};
 
 static void on_log(void *user, int level, const char *code, const char *text)
 {

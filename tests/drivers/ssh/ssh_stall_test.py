@@ -56,14 +56,16 @@ def drain(connection, seconds=30):
 
 
 class Connect(SshCase):
+    other = None
+
     def outcome(self, serve, timeout_ms=1500):
         server = FalseServer(serve)
         self.addCleanup(server.close)
-        other = self.sshd("other" + str(server.port))
+        self.other = self.other or self.sshd("other")
         shell = self.shell(f"ssh://u@127.0.0.1:{server.port}?insecure=1&agent=none", connect_timeout_ms=timeout_ms)
         shell.send("& lease 30000 0 true")
         shell.beats(50)
-        self.assertEqual(shell.ask_beside(f"other {other.url()}")["err"], "MOOR_OK")
+        self.assertEqual(shell.ask_beside(f"other {self.other.url()}")["err"], "MOOR_OK")
         got = shell.answer_of("lease")
         self.assertNotEqual(got["err"], "MOOR_OK")
         return got
