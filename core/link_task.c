@@ -118,9 +118,10 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     if (!l->is_late)
         l->fault = (moor_fault){.err = MOOR_ETIMEDOUT, .what = steps[l->task]};
     if (l->is_working) {
-        if (!l->is_late && mr_link_is_coming(l))
+        const bool was_late = l->is_late;
+        l->is_late = true; /* before: the helper may be done, and its errand run, inside */
+        if (!was_late && mr_link_is_coming(l))
             mr_keeper_task_late(l);
-        l->is_late = true;
         return;
     }
     over(l, false);
