@@ -154,10 +154,15 @@ static moor_err find_place(struct moor_pool *p, const struct mr_url *u, bool is_
 /* The pool ends when the rack has: it counts as one thing more that is live. */
 static moor_err add_rack(struct moor_pool *p, struct mr_route *route)
 {
+    struct mr_rack *k;
     route->upstream = p->upstream;
     route->hooks = p->options.hooks;
-    MR_TRY(mr_rack_create(p, route, &p->rack));
+    MR_TRY(mr_rack_create(p, route, &k));
+    /* The pool is in the runtime's list already: who adopts a shard looks at those. */
+    mr_lock_lock(&p->runtime->lock);
     atomic_fetch_add(&p->shards_live, 1);
+    p->rack = k;
+    mr_lock_unlock(&p->runtime->lock);
     return MOOR_OK;
 }
 
@@ -208,11 +213,14 @@ static moor_err replace(moor_pool *p, const moor_driver *d, const char *scheme, 
 {
     char why[256] = "";
     struct mr_route *route;
-    moor_err e = open_route(p->runtime, d, scheme, u, options ? options->driver_config : NULL, why,
-                            sizeof why, &route);
+    const size_t end = offsetof(moor_pool_options, driver_config) + sizeof options->driver_config;
+    const void *config = options && options->size >= end ? options->driver_config : NULL;
+    moor_err e = open_route(p->runtime, d, scheme, u, config, why, sizeof why, &route);
     if (e)
         return mr_open_refuse(p->runtime, e, why, text);
-    route->hooks = options ? options->hooks : p->options.hooks;
+    const bool has_hooks =
+        options && options->size >= offsetof(moor_pool_options, hooks) + sizeof options->hooks;
+    route->hooks = has_hooks ? options->hooks : p->options.hooks;
     e = find_place(p, u, false, &route->upstream);
     if (!e)
         e = mr_rack_reroute(p->rack, route);

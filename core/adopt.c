@@ -7,6 +7,32 @@
 #include "core/keeper.h"
 #include "core/shard.h"
 
+/* Held, for the caller to let go of. NULL: there are not so many. One that ends at this moment may take another's
+ * number: that hears of the shard when it next asks. */
+static struct moor_pool *hold_nth(struct moor_runtime *r, uint32_t n)
+{
+    struct moor_pool *found = NULL;
+    mr_lock_lock(&r->lock);
+    for (struct mr_list *l = r->pools.next; l != &r->pools && !found; l = l->next) {
+        struct moor_pool *p = MR_CONTAINER_OF(l, struct moor_pool, link);
+        if (p->rack && n-- == 0 && mr_pool_hold_end(p))
+            found = p;
+    }
+    mr_lock_unlock(&r->lock);
+    return found;
+}
+
+/* Racks whose shard was left, with nobody to take them over: who waits there is served from here. */
+static void keep_racks(struct moor_runtime *r)
+{
+    struct moor_pool *p;
+    for (uint32_t i = 0; (p = hold_nth(r, i)); i++) {
+        if (!mr_keeper_shard(p->rack) && mr_keeper_is_wanted(p->rack))
+            mr_keeper_kick(p->rack);
+        mr_pool_unhold_end(p);
+    }
+}
+
 static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard **out_shard)
 {
     struct moor_shard *s = NULL;
@@ -43,6 +69,7 @@ static moor_err adopt(struct moor_runtime *r, bool is_bound, struct moor_shard *
         atomic_store(&s->shared.state, MR_SHARD_VACANT);
         return e;
     }
+    keep_racks(r);
     *out_shard = s;
     return MOOR_OK;
 }
@@ -119,7 +146,7 @@ void mr_shard_leave(struct moor_shard *s)
     /* Callbacks run in here: as inside a turn they may neither block nor leave. */
     s->mine.is_turning = true;
     for (struct mr_list *l; (l = mr_list_first(&s->mine.keepers));)
-        mr_keeper_leave(MR_CONTAINER_OF(l, struct mr_keeper, here)->rack);
+        mr_keeper_leave(MR_CONTAINER_OF(l, struct mr_keeper, link)->rack);
     for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
         next = l->next;
         mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));

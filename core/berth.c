@@ -87,10 +87,14 @@ static int64_t check_due(struct mr_berth *b, const struct mr_conn *c)
 static void list_idle(struct mr_berth *b, struct mr_conn *c)
 {
     mr_list_remove(&c->link);
-    if (c->is_checked) { /* nobody used it: as old as before */
+    if (c->is_checked) { /* nobody used it: as old as before, and where it was */
         c->is_checked = false;
         c->proven_ns = mr_shard_now(b->shard);
-        mr_list_push_back(&b->idle, &c->link);
+        struct mr_list *at = b->idle.prev;
+        while (at != &b->idle &&
+               MR_CONTAINER_OF(at, struct mr_conn, link)->idle_since_ns < c->idle_since_ns)
+            at = at->prev;
+        mr_list_insert_after(at, &c->link);
     } else {
         mr_list_push_front(&b->idle, &c->link);
         c->idle_since_ns = mr_shard_now(b->shard);
@@ -276,21 +280,6 @@ void mr_berth_lost(struct mr_conn *c, const moor_fault *fault)
     mr_attempt_lost(c, fault);
 }
 
-/* The peer ended a conn before its first use. Dialling the next at once, for nobody, would go on for as
- * long as the peer does that: a pause first, doubled each time, then one dial at a time. */
-static void note_wasted(struct mr_berth *b)
-{
-    struct mr_upstream *u = b->upstream;
-    const moor_pool_options *o = mr_berth_options(b);
-    const uint32_t before = atomic_fetch_add(&u->wasted, 1);
-    int64_t pause = MR_OPTION(o->backoff_min_ms) * MR_NS_PER_MS;
-    for (uint32_t i = 0; i < before && pause < MR_OPTION(o->backoff_max_ms) * MR_NS_PER_MS; i++)
-        pause *= 2;
-    atomic_store(&u->calm_until_ns,
-                 mr_shard_now(b->shard) + pause / 2 +
-                     (int64_t)(mr_loop_random(mr_berth_loop(b)) % (uint64_t)pause) / 2);
-}
-
 void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
 {
     struct mr_berth *b = c->berth;
@@ -299,7 +288,8 @@ void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was)
     if (c->is_retired) {
         MR_STAT_ADD(b->local, conns_retired, 1);
         if (!c->uses)
-            note_wasted(b);
+            mr_pool_note_wasted(b->upstream, mr_shard_now(b->shard),
+                                mr_loop_random(mr_berth_loop(b)));
     }
     if (!c->is_settled)
         mr_berth_lost(c, &(moor_fault){.err = MOOR_ECANCELED, .what = "the dial was abandoned"});
@@ -373,10 +363,10 @@ static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
         unlist_idle(b, c);
         mr_list_remove(&c->link);
         mr_list_push_front(&b->busy, &c->link);
-        mr_conn_move_to(c, MR_CONN_LEASED);
-        MR_STAT_ADD(b->local, conns_leased, 1);
         c->used++;
         c->is_checked = true;
+        mr_conn_move_to(c, MR_CONN_LEASED);
+        MR_STAT_ADD(b->local, conns_leased, 1);
         c->protocol->check(c);
     }
     return next;

@@ -150,5 +150,5 @@ moor_task_kind moor_link_task(const moor_link *l)
 
 void moor_link_flush(moor_link *l, const char *why)
 {
-    mr_pool_flush_because(l->rack->pool, why);
+    mr_pool_flush_because(l->pool, why);
 }

@@ -411,7 +411,6 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
     if (!*k->fork_page)
         return;
     const moor_verdict v = verdict_of(l, how);
-    l->is_marked = false;
     const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
     if (v != MOOR_VERDICT_KEEP || (atomic_load(&k->gate) & ~minor) || !mr_rack_is_fit(k, l) ||
         is_used_up(k, l) || atomic_load_explicit(&k->checks_returns, memory_order_relaxed) ||

@@ -14,12 +14,12 @@ struct mr_helpers {
     struct mr_list jobs;
     uint32_t queued;  /* jobs nobody has taken */
     uint32_t idle;    /* helpers that will take one */
-    uint32_t slots;   /* of threads, tried */
-    uint32_t started; /* of those, running */
+    uint32_t started; /* threads that run */
     bool is_over;
     _Atomic(uint32_t) word; /* futex: counts jobs and the end */
     struct {
         pthread_t thread;
+        bool is_taken; /* started, or about to be */
         bool is_started;
     } threads[];
 };
@@ -95,11 +95,11 @@ static bool start_thread(struct mr_helpers *h, uint32_t at)
     return !failed;
 }
 
-/* Its slot stays unused: few threads are a delay, none is an error. */
+/* Few threads are a delay, none is an error. The next job may try again. */
 static bool is_lost(struct mr_helpers *h, uint32_t at, bool is_started, struct mr_helper_job *job)
 {
     mr_lock_lock(&h->lock);
-    h->threads[at].is_started = is_started;
+    h->threads[at].is_taken = h->threads[at].is_started = is_started;
     if (is_started)
         h->started++;
     else
@@ -113,6 +113,15 @@ static bool is_lost(struct mr_helpers *h, uint32_t at, bool is_started, struct m
     return lost;
 }
 
+/* Under the lock. max: there are as many as allowed. */
+static uint32_t find_slot(const struct mr_helpers *h, uint32_t max)
+{
+    uint32_t at = 0;
+    while (at < max && h->threads[at].is_taken)
+        at++;
+    return at;
+}
+
 moor_err mr_helpers_submit(struct moor_runtime *r, struct mr_helper_job *job)
 {
     struct mr_helpers *h = helpers_of(r);
@@ -120,10 +129,11 @@ moor_err mr_helpers_submit(struct moor_runtime *r, struct mr_helper_job *job)
     mr_lock_lock(&h->lock);
     h->queued++;
     mr_list_push_back(&h->jobs, &job->link);
-    const bool wants_thread = h->idle < h->queued && h->slots < r->options.helpers_max;
-    const uint32_t at = h->slots;
+    const uint32_t max = r->options.helpers_max;
+    const uint32_t at = h->idle < h->queued ? find_slot(h, max) : max;
+    const bool wants_thread = at < max;
     if (wants_thread) {
-        h->slots++;
+        h->threads[at].is_taken = true;
         h->idle++;
     }
     mr_lock_unlock(&h->lock);
@@ -145,7 +155,7 @@ void mr_helpers_end(struct moor_runtime *r)
     mr_lock_unlock(&h->lock);
     atomic_fetch_add(&h->word, 1);
     mr_futex_wake(&h->word, UINT32_MAX);
-    for (uint32_t i = 0; i < h->slots; i++)
+    for (uint32_t i = 0; i < r->options.helpers_max; i++)
         if (h->threads[i].is_started)
             pthread_join(h->threads[i].thread, NULL);
     mr_lock_fini(&h->lock);

@@ -70,12 +70,12 @@ void mr_keeper_kick(struct mr_rack *k)
     if (atomic_load(&b->is_kicked) || !mr_pool_hold_end(k->pool))
         return;
     if (!atomic_exchange(&b->is_kicked, true)) {
-        struct moor_shard *s = find_shard(k);
-        if (s && mr_shard_post(s, &b->kick))
-            return;
-        /* Nobody runs it: the next one to ask tries again. */
-        if (s)
+        for (struct moor_shard *s; (s = find_shard(k));) {
+            if (mr_shard_post(s, &b->kick))
+                return;
+            /* Left since it was chosen: another one, if there is. */
             atomic_compare_exchange_strong(&b->shard, &s, NULL);
+        }
         atomic_store(&b->is_kicked, false);
         if (is_closed(k))
             end_without_shard(k);
@@ -90,17 +90,18 @@ static void run_kick(struct mr_message *m)
     struct moor_pool *p = k->pool;
     struct moor_shard *self = moor_shard_self();
     atomic_store(&b->is_kicked, false);
-    /* Chosen as its thread was about to leave, with nothing of the pool here: it keeps nothing. */
-    struct moor_shard *leaving = self;
-    if (!mr_list_is_linked(&b->here) && atomic_load(&self->shared.state) != MR_SHARD_RUNNING)
-        atomic_compare_exchange_strong(&b->shard, &leaving, NULL);
+    /* Chosen while it was being left: it has told its keepers already. */
+    if (atomic_load(&self->shared.state) != MR_SHARD_RUNNING) {
+        struct moor_shard *mine = self;
+        atomic_compare_exchange_strong(&b->shard, &mine, NULL);
+    }
     if (atomic_load(&b->shard) != self) { /* left since: to whoever keeps it now */
         mr_keeper_kick(k);
     } else {
+        if (!b->is_over && !mr_list_is_linked(&b->link))
+            mr_list_push_back(&self->mine.keepers, &b->link);
         if (!b->local || b->local->shard != self)
             b->local = mr_pool_local(p, self);
-        if (!mr_list_is_linked(&b->here) && !b->is_over)
-            mr_list_push_back(&self->mine.keepers, &b->here);
         if (!b->local)
             b->local = &b->spare; /* the pool drains: nothing new begins */
         feed(k);
@@ -260,6 +261,19 @@ static uint32_t count_idle(const struct mr_rack *k)
     return n;
 }
 
+/* The peer has just ended some that nobody had used. */
+static bool may_top_up(struct mr_rack *k)
+{
+    struct mr_upstream *u = upstream_of(k);
+    if (!atomic_load_explicit(&u->wasted, memory_order_relaxed))
+        return true;
+    const int64_t until = atomic_load(&u->calm_until_ns);
+    if (mr_shard_now(mr_keeper_shard(k)) >= until)
+        return k->keeper->dialing == 0;
+    retry_by(k, until);
+    return false;
+}
+
 /* Dials that nobody waits for: min idle, and moor_pool_warm. */
 static void top_up(struct mr_rack *k)
 {
@@ -273,7 +287,7 @@ static void top_up(struct mr_rack *k)
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
         const bool is_short =
             count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
-        if (!is_short)
+        if (!is_short || !may_top_up(k))
             return;
         const int verdict = mr_link_dial_begin(k);
         if (verdict == MR_GATE_GO)
@@ -323,8 +337,46 @@ static void end_if_over(struct mr_rack *k)
 static void run_end(struct mr_deferred *d)
 {
     struct mr_keeper *b = MR_CONTAINER_OF(d, struct mr_keeper, end);
-    mr_list_remove(&b->here);
+    mr_list_remove(&b->link);
     mr_pool_unhold_end(b->rack->pool);
+}
+
+/* Everything that is under way on this shard ends; what a helper has, when that is done. */
+static void drop_tasks(struct mr_rack *k, const char *why)
+{
+    struct mr_keeper *b = k->keeper;
+    for (struct mr_list *l; (l = mr_list_first(&b->tasks));) {
+        struct moor_link *m = MR_CONTAINER_OF(l, struct moor_link, tasks);
+        mr_link_unlist(m);
+        m->close_why = why;
+        if (m->dial) {
+            mr_link_dial_abandon(m);
+        } else if (mr_link_halt(m)) {
+            b->coming -= mr_link_is_coming(m);
+            mr_keeper_gone(m);
+        }
+    }
+}
+
+/* Dials are given up at once, checks, resets and goodbyes when the time to drain is over. */
+static void drain(struct mr_rack *k)
+{
+    struct mr_keeper *b = k->keeper;
+    close_idle_if(k, is_any, "pool is draining");
+    for (struct mr_list *l = b->tasks.next, *next; l != &b->tasks; l = next) {
+        struct moor_link *m = MR_CONTAINER_OF(l, struct moor_link, tasks);
+        next = l->next;
+        if (m->dial)
+            mr_link_dial_abandon(m);
+    }
+    mr_lock_lock(&k->pool->lock);
+    const int64_t deadline = k->pool->drain_deadline_ns;
+    mr_lock_unlock(&k->pool->lock);
+    if (mr_shard_now(mr_keeper_shard(k)) >= deadline)
+        drop_tasks(k, "the pool was closed");
+    else if (!mr_list_is_empty(&b->tasks))
+        retry_by(k, deadline);
+    end_if_over(k);
 }
 
 static void feed_once(struct mr_rack *k)
@@ -336,17 +388,12 @@ static void feed_once(struct mr_rack *k)
         run_errand(k, l);
     }
     if (is_closed(k)) {
-        close_idle_if(k, is_any, "pool is draining");
-        for (struct mr_list *l = b->tasks.next, *next; l != &b->tasks; l = next) {
-            struct moor_link *m = MR_CONTAINER_OF(l, struct moor_link, tasks);
-            next = l->next;
-            if (m->dial)
-                mr_link_dial_abandon(m);
-        }
-        end_if_over(k);
+        drain(k);
         return;
     }
     close_idle_if(k, is_old, "the pool was flushed");
+    if (mr_pool_wants_room(k->pool)) /* what comes back is looked at by the sweep */
+        b->sweep_gap_ns = MR_SWEEP_MIN_NS;
     if (count_idle(k) && mr_pool_gives_way(upstream_of(k)))
         mr_keeper_evict(k, 1, "others needed its place under a shared cap, or its descriptor");
     if (!(atomic_load(&k->gate) & MR_RACK_PAUSED)) {
@@ -399,7 +446,7 @@ static void end_without_shard(struct mr_rack *k)
         for (struct moor_link *l = take_errands(k), *next; l; l = next) {
             next = l->chain;
             l->is_working = l->is_ended = false;
-            b->coming += l->is_late;
+            b->coming += l->is_late && mr_link_is_coming(l);
             if (l->dial)
                 mr_link_dial_task_over(l, false);
             else
@@ -410,13 +457,15 @@ static void end_without_shard(struct mr_rack *k)
         const bool is_over = !b->links && !b->is_over;
         b->is_over = b->is_over || is_over;
         atomic_store(&b->shard, NULL);
-        mr_lock_lock(&k->pool->lock);
-        goes_on = k->errands;
-        mr_lock_unlock(&k->pool->lock);
         if (is_over) {
             mr_pool_unhold_end(k->pool);
             return;
         }
+        /* Who came meanwhile found this thread at work and left. */
+        mr_lock_lock(&k->pool->lock);
+        goes_on = k->errands;
+        mr_lock_unlock(&k->pool->lock);
+        goes_on = goes_on || count_idle(k);
     }
 }
 
@@ -433,25 +482,15 @@ void mr_keeper_leave(struct mr_rack *k)
 {
     struct mr_keeper *b = k->keeper;
     struct moor_shard *self = moor_shard_self();
-    mr_list_remove(&b->here);
-    if (b->is_over) {
+    MR_ASSERT(atomic_load(&b->shard) == self);
+    if (b->is_over) { /* all that is left to do here is to say so */
         mr_loop_undefer(&b->end);
         run_end(&b->end);
         return;
     }
+    mr_list_remove(&b->link);
     b->is_feeding = true; /* nothing begins in here */
-    for (struct mr_list *l; (l = mr_list_first(&b->tasks));) {
-        struct moor_link *m = MR_CONTAINER_OF(l, struct moor_link, tasks);
-        mr_list_remove(l);
-        m->is_listed = false;
-        m->close_why = "the shard was left";
-        if (m->dial) {
-            mr_link_dial_abandon(m);
-        } else if (mr_link_halt(m)) {
-            b->coming -= m->halted_task != MOOR_TASK_CLOSE;
-            mr_keeper_gone(m);
-        }
-    }
+    drop_tasks(k, "the shard was left");
     for (uint32_t i = 0; i < mr_rack_used(k); i++)
         if (mr_rack_at(k, i))
             mr_link_unwatch(mr_rack_at(k, i));
@@ -459,8 +498,22 @@ void mr_keeper_leave(struct mr_rack *k)
     mr_loop_untimer(&self->mine.loop, &b->retry);
     b->is_feeding = false;
     b->local = NULL;
+    atomic_store(&b->is_full, false);
+    /* From here on another shard may have it, or the thread that ends the pool. */
+    const bool is_held = mr_pool_hold_end(k->pool);
+    MR_ASSERT(is_held && "it is not over");
     atomic_store(&b->shard, NULL);
-    mr_keeper_kick(k); /* who waits, what is idle and the pool's end are another's now */
+    if (mr_keeper_is_wanted(k) || is_closed(k))
+        mr_keeper_kick(k);
+    mr_pool_unhold_end(k->pool);
+}
+
+bool mr_keeper_is_wanted(struct mr_rack *k)
+{
+    mr_lock_lock(&k->pool->lock);
+    const bool is_wanted = k->waiting || k->errands;
+    mr_lock_unlock(&k->pool->lock);
+    return is_wanted || mr_rack_used(k);
 }
 
 /* ---- outcomes ---- */
@@ -485,6 +538,16 @@ void mr_keeper_close(struct moor_link *l, const char *why)
     mr_link_begin(l, MOOR_TASK_CLOSE, mr_shard_now(mr_keeper_shard(k)) + CLOSE_NS);
 }
 
+/* Under the lock, as a change of conns_max: one of the two sees the other. */
+static void count_out(struct mr_rack *k)
+{
+    mr_lock_lock(&k->pool->lock);
+    const uint32_t open = atomic_fetch_sub_explicit(&k->open, 1, memory_order_relaxed) - 1;
+    if (open <= MR_OPTION(k->pool->options.conns_max))
+        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ABOVE);
+    mr_lock_unlock(&k->pool->lock);
+}
+
 void mr_keeper_gone(struct moor_link *l)
 {
     struct mr_rack *k = l->rack;
@@ -501,13 +564,10 @@ void mr_keeper_gone(struct moor_link *l)
         atomic_fetch_add_explicit(&k->first_uses, 1, memory_order_relaxed);
     b->links--;
     b->closing -= l->is_closing;
-    atomic_fetch_sub_explicit(&k->open, 1, memory_order_relaxed);
+    count_out(k);
     MR_STAT_ADD(b->local, conns_open, -1);
     MR_STAT_ADD(b->local, conns_closed, 1);
     atomic_store(&b->is_full, false);
-    if (atomic_load(&k->gate) & MR_RACK_ABOVE &&
-        atomic_load(&k->open) <= MR_OPTION(k->pool->options.conns_max))
-        atomic_fetch_and(&k->gate, ~(uint32_t)MR_RACK_ABOVE);
     mr_pool_conn_left(u);
     mr_pool_event(k->pool, u, MOOR_EVENT_CONN_CLOSED,
                   &(moor_fault){.what = l->close_why ? l->close_why : "closed"});

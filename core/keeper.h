@@ -14,7 +14,7 @@ struct mr_keeper {
     _Atomic(struct moor_shard *) shard; /* NULL: none yet */
     struct mr_pool_shard *local; /* the pool's part there; `spare` where it has none any more */
     struct mr_pool_shard spare;
-    struct mr_list here; /* of the shard's keepers */
+    struct mr_list link; /* shard->mine.keepers */
     struct mr_message kick;
     _Atomic(bool) is_kicked;
     _Atomic(bool) is_full; /* nothing could be dialled: who begins to wait need not kick */
@@ -45,8 +45,11 @@ void mr_keeper_destroy(struct mr_keeper *b);
 void mr_keeper_kick(struct mr_rack *k);
 /* The pool drains: waiters fail, idle links close, others when they come back. Any thread. */
 void mr_keeper_drain(struct mr_rack *k);
-/* The shard is left by its thread. On it. */
+/* The shard that keeps it is left by its thread. On it; the pool may be gone after. */
 void mr_keeper_leave(struct mr_rack *k);
+
+/* Somebody waits, or there are links to look after. Any thread. */
+bool mr_keeper_is_wanted(struct mr_rack *k);
 
 static inline struct moor_shard *mr_keeper_shard(const struct mr_rack *k)
 {

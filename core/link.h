@@ -105,8 +105,9 @@ struct moor_link {
     moor_fault fault;
     char text[160]; /* what the driver said of its fault; written under the pool's lock */
     int64_t expires_ns;
-    bool is_doubted;    /* idle while the machine slept: to be checked first */
     uint64_t seen_word; /* the sweep's picture: the word when it last looked */
+    uint64_t deaf_word; /* under it there was nothing to watch */
+    bool is_doubted;    /* the machine slept: checked before the next who takes it, if it is idle */
     uint64_t told_word; /* the lease that was reported as held for long */
     const char *told_site;
     int64_t told_ns;
@@ -162,6 +163,8 @@ void mr_link_set_deadline(struct moor_link *l, int64_t deadline_ns);
 /* Ends whatever is under way without its outcome: polls and timers forgotten. False: a helper has the link; it
  * is dropped when it comes back. */
 bool mr_link_halt(struct moor_link *l);
+/* Will its task, under way or halted, make it somebody's? Else it says goodbye. */
+bool mr_link_is_coming(const struct moor_link *l);
 /* On and off the keeper's list of what is under way. */
 void mr_link_list(struct moor_link *l);
 void mr_link_unlist(struct moor_link *l);

@@ -20,7 +20,7 @@
 enum stage { ASKING, LOOKING, RACING, STEPPING, LOST };
 
 struct mr_link_dial {
-    struct moor_link *link;
+    struct moor_link *link; /* NULL: given up, only the race has to end */
     enum stage stage;
     bool is_abandoned, is_preparing;
     struct mr_lookup lookup;
@@ -28,6 +28,7 @@ struct mr_link_dial {
     struct mr_addrs *addrs;   /* NULL for a path */
     uint32_t at, tried;       /* of addrs */
     struct mr_dial *race;
+    struct mr_pool_shard *racing; /* held by the race, which ends on its shard */
     int64_t begun_ns, deadline_ns, expires_ns;
     moor_err provided;
     moor_credentials *asked; /* what the provider fills; wiped */
@@ -66,17 +67,20 @@ static void fail(struct mr_link_dial *d, moor_err err, int os_errno, const char 
 static void free_dial(struct mr_link_dial *d)
 {
     struct moor_link *l = d->link;
+    struct mr_heap *h = heap_of(d);
     mr_loop_undefer(&d->later);
     mr_addrs_unref(d->addrs);
     if (d->target.fd >= 0)
         close(d->target.fd);
     if (d->asked) {
         explicit_bzero(d->asked, sizeof *d->asked);
-        mr_heap_free(heap_of(d), d->asked, sizeof *d->asked);
+        mr_heap_free(h, d->asked, sizeof *d->asked);
     }
     mr_link_unlist(l);
     l->dial = NULL;
-    mr_heap_free(heap_of(d), d, sizeof *d);
+    d->link = NULL;
+    if (!d->race)
+        mr_heap_free(h, d, sizeof *d);
 }
 
 static void lose(struct mr_link_dial *d)
@@ -243,18 +247,22 @@ static void begin_connect(struct mr_link_dial *d)
 static void raced(void *ctx, const struct mr_dial_result *r)
 {
     struct mr_link_dial *d = ctx;
+    struct mr_pool_shard *local = d->racing;
     d->race = NULL;
-    mr_pool_unhold(rack_of(d)->keeper->local);
+    if (!d->link) {
+        if (r->fd >= 0)
+            close(r->fd);
+        mr_heap_free(&local->pool->runtime->heap, d, sizeof *d);
+        mr_pool_unhold(local);
+        return;
+    }
+    mr_pool_unhold(local);
     if (r->err) {
         fail(d, r->err, r->os_errno, r->what);
         lose(d);
         return;
     }
     d->target.fd = r->fd;
-    if (d->is_abandoned) {
-        lose(d);
-        return;
-    }
     struct mr_upstream *u = d->link->route->upstream;
     atomic_store_explicit(&u->family, r->family, memory_order_relaxed);
     d->tried = TRIES_MAX; /* of each the race knows already */
@@ -280,11 +288,15 @@ static void race(struct mr_link_dial *d)
         .ctx = d,
     };
     d->stage = RACING;
-    const moor_err e = d->addrs ? mr_dial_start(loop_of(d), &args, &d->race) : MOOR_ENOMEM;
+    struct mr_keeper *b = rack_of(d)->keeper;
+    d->racing = b->local;
+    const moor_err e = d->addrs && b->local != &b->spare
+                           ? mr_dial_start(loop_of(d), &args, &d->race)
+                           : MOOR_ENOMEM;
     if (e)
         lose_later(d, e, 0, "start a dial");
     else
-        mr_pool_hold(rack_of(d)->keeper->local);
+        mr_pool_hold(d->racing);
 }
 
 static void connect_next(struct mr_link_dial *d)
@@ -335,8 +347,9 @@ void mr_link_dial_abandon(struct moor_link *l)
 {
     struct mr_link_dial *d = l->dial;
     d->is_abandoned = true;
-    if (d->race) {
+    if (d->race) { /* its sockets may outlast the keeper */
         mr_dial_cancel(d->race);
+        lose(d);
         return;
     }
     if (d->stage == LOOKING)
@@ -354,7 +367,7 @@ const moor_target *moor_link_target(const moor_link *l)
 
 /* ---- the beginning ---- */
 
-static struct mr_link_dial *make(struct mr_rack *k)
+static struct mr_link_dial *make(struct mr_rack *k, uint32_t generation)
 {
     struct moor_runtime *r = k->pool->runtime;
     struct moor_link *l = mr_link_make(r);
@@ -371,8 +384,8 @@ static struct mr_link_dial *make(struct mr_rack *k)
     l->rack = k;
     l->pool = k->pool;
     l->driver = k->driver;
-    l->generation = atomic_load_explicit(&k->pool->generation, memory_order_relaxed);
-    atomic_store_explicit(&l->fit, mr_rack_stamp(k, l->generation), memory_order_relaxed);
+    l->generation = generation;
+    atomic_store_explicit(&l->fit, mr_rack_stamp(k, generation), memory_order_relaxed);
     l->watch_fd = -1;
     return d;
 }
@@ -380,6 +393,8 @@ static struct mr_link_dial *make(struct mr_rack *k)
 int mr_link_dial_begin(struct mr_rack *k)
 {
     struct mr_keeper *b = k->keeper;
+    /* Before the route: one that is replaced in between makes a link that is old already. */
+    const uint32_t generation = atomic_load(&k->pool->generation);
     struct mr_route *route = mr_rack_route(k);
     struct mr_upstream *u = route->upstream;
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
@@ -392,7 +407,7 @@ int mr_link_dial_begin(struct mr_rack *k)
     b->coming++;
     b->links++;
     MR_STAT_ADD(b->local, dials, 1);
-    struct mr_link_dial *d = make(k);
+    struct mr_link_dial *d = make(k, generation);
     if (!d) {
         mr_route_unref(k->pool->runtime, route);
         mr_keeper_dial_over(k, u, NULL,

@@ -94,6 +94,14 @@ static moor_step (*hook_of(const moor_driver *d, moor_task_kind task))(moor_link
     }
 }
 
+/* By task; before the first there are only credentials to be asked for. */
+static const char *const steps[] = {"get credentials from their provider",
+                                    "connect",
+                                    "prepare the connection",
+                                    "check the connection",
+                                    "reset the connection",
+                                    "close the connection"};
+
 static void fire_wait(struct mr_timer *t, int64_t now_ns)
 {
     (void)now_ns;
@@ -107,16 +115,10 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
 {
     (void)now_ns;
     struct moor_link *l = MR_CONTAINER_OF(t, struct moor_link, deadline);
-    static const char *const steps[] = {"get credentials from their provider",
-                                        "connect",
-                                        "prepare the connection",
-                                        "check the connection",
-                                        "reset the connection",
-                                        "close the connection"};
     if (!l->is_late)
         l->fault = (moor_fault){.err = MOOR_ETIMEDOUT, .what = steps[l->task]};
     if (l->is_working) {
-        if (!l->is_late)
+        if (!l->is_late && mr_link_is_coming(l))
             mr_keeper_task_late(l);
         l->is_late = true;
         return;
@@ -148,12 +150,17 @@ void mr_link_begin(struct moor_link *l, moor_task_kind task, int64_t deadline_ns
     take_step(l, hook(l));
 }
 
+bool mr_link_is_coming(const struct moor_link *l)
+{
+    return (l->task == MOOR_TASK_NONE ? l->halted_task : l->task) != MOOR_TASK_CLOSE;
+}
+
 bool mr_link_halt(struct moor_link *l)
 {
     forget_wait(l);
     mr_loop_untimer(loop_of(l), &l->deadline);
     mr_link_unlist(l);
-    l->halted_task = l->task;
+    l->halted_task = l->task; /* what mr_link_is_coming goes by from here on */
     l->task = MOOR_TASK_NONE;
     l->is_ended = l->is_working;
     return !l->is_working;
@@ -239,14 +246,14 @@ moor_step moor_link_block(moor_link *l, void (*work)(moor_link *l))
 void mr_link_unblocked(struct moor_link *l)
 {
     l->is_working = false;
-    if (l->is_late)
+    if (l->is_late && mr_link_is_coming(l))
         l->rack->keeper->coming++; /* as if it had been counted all along */
     if (l->is_ended) {             /* the shard it began on was left */
         l->is_ended = false;
         if (l->dial) {
             mr_link_dial_task_over(l, false);
         } else {
-            l->rack->keeper->coming -= l->halted_task != MOOR_TASK_CLOSE;
+            l->rack->keeper->coming -= mr_link_is_coming(l);
             mr_keeper_gone(l);
         }
     } else if (l->is_late) {
@@ -260,12 +267,6 @@ void mr_link_unblocked(struct moor_link *l)
 
 moor_step moor_link_fail(moor_link *l, moor_err err, int os_errno, const char *text)
 {
-    static const char *const steps[] = {"connect",
-                                        "connect",
-                                        "prepare the connection",
-                                        "check the connection",
-                                        "reset the connection",
-                                        "close the connection"};
     l->fault = (moor_fault){
         .err = err ? err : MOOR_EPROTO,
         .os_errno = os_errno,

@@ -1,6 +1,7 @@
 /*
  * One-shot polls and timers of the program's own on a shard. That shard's thread.
  */
+#include "core/runtime.h"
 #include "core/shard.h"
 
 #include <mooring/driver.h>
@@ -54,6 +55,7 @@ moor_err moor_poll_start(moor_poll *p, int fd, short events, moor_ms timeout_ms)
     MR_FAIL_IF(!p || !p->ready || (fd < 0 && timeout_ms < 0), MOOR_EINVAL);
     struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(!s, MOOR_EWRONGTHREAD);
+    MR_FAIL_IF(mr_runtime_is_forked(s->runtime), MOOR_EFORKED);
     struct poll *q = inside(p);
     MR_FAIL_IF(q->shard, MOOR_EBUSY);
     if (fd >= 0) {
@@ -70,6 +72,6 @@ moor_err moor_poll_start(moor_poll *p, int fd, short events, moor_ms timeout_ms)
 void moor_poll_stop(moor_poll *p)
 {
     struct poll *q = p ? inside(p) : NULL;
-    if (q && q->shard && q->shard == moor_shard_self())
+    if (q && q->shard && q->shard == moor_shard_self() && !mr_runtime_is_forked(q->shard->runtime))
         disarm(q);
 }

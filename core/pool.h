@@ -160,6 +160,8 @@ void mr_pool_feed_shard(struct moor_shard *s, bool has_room);
 void mr_pool_make_room(struct mr_upstream *u);
 /* True: an idle conn of u is to close for that, or because descriptors ran out. Once per call of the above. */
 bool mr_pool_gives_way(struct mr_upstream *u);
+/* It would be. */
+bool mr_pool_wants_room(struct moor_pool *p);
 /* No conn is there and none is tried before retry_at: the last dial's fault says why. */
 bool mr_pool_is_upstream_down(struct mr_upstream *u, moor_fault *out_last, int64_t *out_retry_at);
 /* Is this the shard that keeps the upstream's idle conns at the minimum: the first that used it. */
@@ -173,6 +175,8 @@ void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
                        const moor_tls_info *info);
 /* Why a dial that is not over yet will fail. */
 void mr_pool_note_failure(struct mr_upstream *u, const moor_fault *fault);
+/* The peer ended a conn before its first use: calm_until_ns follows. random: any 64 bits. */
+void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
 /* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
 void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);

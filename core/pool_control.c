@@ -43,6 +43,7 @@ void moor_pool_resume(moor_pool *p)
     if (!was_paused)
         return;
     mr_pool_event(p, NULL, MOOR_EVENT_POOL_RESUMED, NULL);
+    mr_rack_note_reason(p->rack, MOOR_WAIT_CONNECTING); /* until the keeper knows better */
     mr_rack_serve(p->rack);
     mr_keeper_kick(p->rack);
 }
@@ -173,11 +174,20 @@ static bool has_failed(struct moor_pool *p, uint64_t failed_before, moor_err *ou
     return why.connect_err != MOOR_OK;
 }
 
-moor_err moor_pool_warm(moor_pool *p, uint32_t count, moor_ms timeout_ms,
+/* Of several at once, the one that wants most has its way. */
+static void ask_for(struct mr_rack *k, uint32_t wanted)
+{
+    uint32_t before = atomic_load(&k->keeper->warm);
+    while (before < wanted)
+        if (atomic_compare_exchange_weak(&k->keeper->warm, &before, wanted)) {
+            mr_keeper_kick(k);
+            return;
+        }
+}
+
+static moor_err warm_up(moor_pool *p, uint32_t count, moor_ms timeout_ms,
                         void (*progress)(void *user, uint32_t ready, uint32_t wanted), void *user)
 {
-    MR_FAIL_IF(!p || !p->rack, MOOR_EINVAL);
-    MR_TRY(mr_check_blocking(p->runtime));
     struct mr_rack *k = p->rack;
     const struct mr_clock *clock = p->runtime->clock;
     const int64_t deadline = mr_deadline(mr_clock_now(clock), timeout_ms);
@@ -186,11 +196,10 @@ moor_err moor_pool_warm(moor_pool *p, uint32_t count, moor_ms timeout_ms,
     wanted = wanted < max ? wanted : max;
     moor_stats before;
     moor_stats_read(p, &before);
-    atomic_store(&k->keeper->warm, wanted);
-    mr_keeper_kick(k);
     uint32_t told = UINT32_MAX;
     moor_err e = MOOR_OK;
     for (;;) {
+        ask_for(k, wanted); /* again: another may have ended its own since */
         const uint32_t open = atomic_load(&k->open);
         if (open != told && progress)
             progress(user, open < wanted ? open : wanted, wanted);
@@ -209,5 +218,17 @@ moor_err moor_pool_warm(moor_pool *p, uint32_t count, moor_ms timeout_ms,
             (void)!mr_futex_wait(&k->open, open, until);
     }
     atomic_store(&k->keeper->warm, 0);
+    return e;
+}
+
+moor_err moor_pool_warm(moor_pool *p, uint32_t count, moor_ms timeout_ms,
+                        void (*progress)(void *user, uint32_t ready, uint32_t wanted), void *user)
+{
+    MR_FAIL_IF(!p || !p->rack, MOOR_EINVAL);
+    MR_TRY(mr_check_blocking(p->runtime));
+    /* Whoever closes the pool frees it when this has heard of it and left. */
+    MR_FAIL_IF(!mr_pool_hold_end(p), MOOR_ECLOSED);
+    const moor_err e = warm_up(p, count, timeout_ms, progress, user);
+    mr_pool_unhold_end(p);
     return e;
 }

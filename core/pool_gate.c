@@ -67,11 +67,11 @@ static void tell_sharers(struct mr_upstream *u, bool has_room)
 
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
 {
+    for (struct mr_list *l = s->mine.keepers.next; l != &s->mine.keepers; l = l->next)
+        mr_keeper_kick(MR_CONTAINER_OF(l, struct mr_keeper, link)->rack);
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
         struct mr_pool_shard *local = MR_CONTAINER_OF(l, struct mr_pool_shard, link);
         struct mr_list *berths = &local->berths;
-        if (local->pool->rack && mr_keeper_shard(local->pool->rack) == s)
-            mr_keeper_kick(local->pool->rack);
         for (struct mr_list *at = berths->next; at != berths; at = at->next) {
             struct mr_berth *b = MR_CONTAINER_OF(at, struct mr_berth, link);
             if (!b->waiter_count)
@@ -122,6 +122,11 @@ void mr_pool_make_room(struct mr_upstream *u)
         tell_sharers(u, false);
 }
 
+bool mr_pool_wants_room(struct moor_pool *p)
+{
+    return atomic_load(&p->wants_room) || atomic_load(&p->runtime->wants_room);
+}
+
 bool mr_pool_gives_way(struct mr_upstream *u)
 {
     struct moor_pool *p = u->pool;
@@ -161,6 +166,18 @@ void mr_pool_note_connect_text(struct mr_upstream *u, const char *text)
     mr_lock_lock(&u->pool->lock);
     snprintf(u->connect_text, sizeof u->connect_text, "%s", text);
     mr_lock_unlock(&u->pool->lock);
+}
+
+/* Dialling the next at once, for nobody, would go on for as long as the peer does that: a pause first, doubled
+ * each time, then one dial at a time. */
+void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random)
+{
+    const moor_pool_options *o = &u->pool->options;
+    const uint32_t before = atomic_fetch_add(&u->wasted, 1);
+    int64_t pause = MR_OPTION(o->backoff_min_ms) * MR_NS_PER_MS;
+    for (uint32_t i = 0; i < before && pause < MR_OPTION(o->backoff_max_ms) * MR_NS_PER_MS; i++)
+        pause *= 2;
+    atomic_store(&u->calm_until_ns, now_ns + pause / 2 + (int64_t)(random % (uint64_t)pause) / 2);
 }
 
 /* Two-sided, so that conns made together do not expire together. */

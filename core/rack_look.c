@@ -65,6 +65,10 @@ void mr_rack_stats(struct mr_rack *k, moor_stats *sum)
         sum->conns_idle += s == MR_LINK_IDLE || s == MR_LINK_STALE;
         sum->conns_leased += s == MR_LINK_LEASED;
     }
+    const struct mr_pool_shard *spare = &k->keeper->spare;
+#define X(name, text) sum->name += atomic_load_explicit(&spare->stats.name, memory_order_relaxed);
+    MOOR_STATS(X)
+#undef X
     sum->acquires += uses;
     sum->acquires_reused += uses - first;
     sum->acquires_failed += atomic_load_explicit(&k->failed, memory_order_relaxed);
@@ -204,8 +208,9 @@ void moor_pool_snapshot(const moor_pool *p, char *buf, size_t cap, size_t *out_l
     const uint32_t gate = p->rack ? atomic_load(&q->rack->gate) : 0;
     put(&w, "{");
     put_text(&w, "pool", p->name);
+    const uint32_t pool_state = atomic_load(&q->state);
     put(&w, ",\"state\":\"%s\"",
-        gate & MR_RACK_PAUSED ? "paused" : pool_states[atomic_load(&q->state)]);
+        pool_state == MR_POOL_OPEN && gate & MR_RACK_PAUSED ? "paused" : pool_states[pool_state]);
     put(&w, ",\"generation\":%u,\"conns_max\":%u", atomic_load(&q->generation),
         MR_OPTION(p->options.conns_max));
 #define X(name, text) put(&w, ",\"" #name "\":%llu", (unsigned long long)s.name);

@@ -57,6 +57,9 @@ static void on_readable(void *ctx, uint32_t events)
         return;
     }
     MR_STAT_ADD(k->keeper->local, conns_retired, 1);
+    if (!atomic_load_explicit(&l->uses, memory_order_relaxed))
+        mr_pool_note_wasted(l->route->upstream, mr_shard_now(mr_keeper_shard(k)),
+                            mr_loop_random(mr_keeper_loop(k)));
     if (v == MOOR_VERDICT_FLUSH)
         mr_pool_flush_of(k->pool, l->generation, "an idle connection was told so");
     mr_keeper_close(l, "the peer ended it");
@@ -99,6 +102,7 @@ static const char *why_close(struct pass *p, struct moor_link *l, int64_t idle_s
 
 static void begin_check(struct pass *p, struct moor_link *l)
 {
+    l->is_doubted = false;
     mr_link_unwatch(l);
     p->rack->keeper->coming++;
     mr_link_begin(l, MOOR_TASK_CHECK, after(p->now_ns, MR_OPTION(p->o->connect_timeout_ms)));
@@ -112,9 +116,7 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
     const char *why = why_close(p, l, since);
     const bool has_check = l->driver->check;
     const int64_t check_at = has_check ? after(proven, MR_OPTION(p->o->check_every_ms)) : MR_NEVER;
-    const int64_t stale_at = !has_check      ? MR_NEVER
-                             : l->is_doubted ? p->now_ns
-                                             : after(proven, MR_OPTION(p->o->check_after_ms));
+    const int64_t stale_at = has_check ? after(proven, MR_OPTION(p->o->check_after_ms)) : MR_NEVER;
     const bool is_new = p->now_ns < since + GAP_MIN_NS;
     due_by(p, l->expires_ns);
     due_by(p, check_at);
@@ -122,11 +124,12 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
         due_by(p, after(since, MR_OPTION(p->o->idle_timeout_ms)));
     if (mr_link_state_of(word) == MR_LINK_IDLE)
         due_by(p, stale_at);
-    if (!has_watch(l))
+    const bool is_deaf = !has_watch(l) && l->deaf_word != word;
+    if (is_deaf)
         due_by(p, since + GAP_MIN_NS);
     const bool is_stale = p->now_ns >= stale_at && mr_link_state_of(word) == MR_LINK_IDLE;
-    const bool is_due = p->now_ns >= check_at;
-    const bool wants_watch = !is_new && !has_watch(l);
+    const bool is_due = p->now_ns >= check_at || (has_check && l->is_doubted);
+    const bool wants_watch = !is_new && is_deaf;
     if (!why && !is_due && !is_stale && !wants_watch)
         return;
     if (!mr_link_claim(l, word, MR_LINK_KEPT))
@@ -145,6 +148,8 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
                 is_stale || mr_link_state_of(word) == MR_LINK_STALE ? MR_LINK_STALE : MR_LINK_IDLE);
     /* It lay there all the time. */
     l->seen_word = mr_link_word(l);
+    if (!has_watch(l))
+        l->deaf_word = l->seen_word;
     if (is_stale)
         atomic_store(&p->rack->keeper->is_full, false);
     if (atomic_load(&p->rack->gate))
@@ -176,6 +181,8 @@ static void look_at_leased(struct pass *p, struct moor_link *l, uint64_t word)
 {
     const int64_t since = atomic_load_explicit(&l->seen_ns, memory_order_relaxed);
     p->leased++;
+    if (atomic_load_explicit(&l->route->upstream->wasted, memory_order_relaxed))
+        atomic_store(&l->route->upstream->wasted, 0);
     if (p->now_ns >= l->expires_ns)
         mr_link_wear(l);
     if (l->told_word == word)
@@ -191,8 +198,8 @@ static void look_at(struct pass *p, struct moor_link *l)
     const uint64_t word = mr_link_word(l);
     if (word != l->seen_word) {
         mr_keeper_tell_returned(l);
+        l->is_doubted = false; /* somebody used it since */
         l->seen_word = word;
-        l->is_doubted = false;
         atomic_store_explicit(&l->seen_ns, p->now_ns, memory_order_relaxed);
         p->has_changed = true;
     }
@@ -320,7 +327,7 @@ static void check_clock(struct pass *p)
     mr_pool_event(pool, NULL, MOOR_EVENT_CLOCK_LEAP, NULL);
     for (uint32_t i = 0; i < mr_rack_used(p->rack); i++) {
         struct moor_link *l = mr_rack_at(p->rack, i);
-        if (l && mr_link_word(l) == l->seen_word)
+        if (l)
             l->is_doubted = true;
     }
 }
@@ -354,6 +361,13 @@ static void shrink(struct pass *p)
         mr_keeper_evict(p->rack, surplus, "above conns_max");
 }
 
+static int64_t next_gap(int64_t gap_ns, bool has_changed)
+{
+    if (has_changed)
+        return GAP_MIN_NS;
+    return gap_ns * 2 < GAP_MAX_NS ? gap_ns * 2 : GAP_MAX_NS;
+}
+
 void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_keeper *b = MR_CONTAINER_OF(t, struct mr_keeper, sweep);
@@ -377,10 +391,9 @@ void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
     }
     shrink(&p);
     decay(&p);
-    b->sweep_gap_ns = p.has_changed                      ? GAP_MIN_NS
-                      : b->sweep_gap_ns * 2 < GAP_MAX_NS ? b->sweep_gap_ns * 2
-                                                         : GAP_MAX_NS;
-    if (p.idle < MR_OPTION(p.o->conns_min_idle))
+    const bool gives = mr_pool_wants_room(k->pool);
+    b->sweep_gap_ns = next_gap(b->sweep_gap_ns, p.has_changed || gives);
+    if (p.idle < MR_OPTION(p.o->conns_min_idle) || (gives && p.idle))
         mr_keeper_kick(k);
     /* What is due and could not be done now is not tried in each turn. */
     int64_t at = now_ns + b->sweep_gap_ns;

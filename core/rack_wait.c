@@ -30,12 +30,13 @@ static struct mr_waiter *first_for(struct mr_rack *k, struct moor_link *l)
     return own;
 }
 
-/* Not at once: shutting it costs a barrier on every core, and where one waited others soon will. */
-#define CALM_LOOKS 8
+/* Not at once: shutting it costs a barrier on every core, and where one waited others soon will. A lease that goes
+ * and comes back is two looks. */
+#define CALM_LOOKS 16
 
 static void open_gate(struct mr_rack *k)
 {
-    if (k->waiting) {
+    if (k->waiting || atomic_load(&k->gate) & MR_RACK_ORDERED) { /* that shuts the way in anyhow */
         k->calm = 0;
     } else if (k->calm < CALM_LOOKS) {
         k->calm++;
@@ -312,7 +313,6 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
         mr_lock_lock(&p->lock);
         gate = atomic_load(&k->gate);
         if (gate & MR_RACK_WAITED) {
-            k->calm = 0;
             if (!was_shut)
                 serve(k, now_ns, &told);
             break;
@@ -335,6 +335,7 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
     } else if (!is_done) {
         join_queue(k, w, now_ns, &told);
     }
+    open_gate(k);
     /* From here on w may be granted by somebody else. */
     *out_served = is_done && !e;
     const bool has_errands = k->errands;

@@ -122,6 +122,10 @@ static moor_step start(moor_link *l)
     d->fd = d->peer = -1;
     if (atomic_load(&s->has_fd))
         make_pair(d);
+    if (d->peer >= 0 && atomic_load(&s->hangs_up)) {
+        close(d->peer);
+        d->peer = -1;
+    }
     moor_link_set_native(l, d);
     atomic_fetch_add(&s->connects, 1);
     const int now = atomic_fetch_add(&s->connecting, 1) + 1;

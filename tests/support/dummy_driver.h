@@ -26,6 +26,7 @@ struct dummy_script {
     _Atomic(int) checks_fail, resets_fail;
     _Atomic(moor_err) fault;   /* of those; MOOR_OK = ECONNECT */
     _Atomic(bool) has_fd;      /* each has a socket pair to watch */
+    _Atomic(bool) hangs_up;    /* the peer ends it at once */
     _Atomic(int) block_ms;     /* connect sleeps so long on a helper */
     _Atomic(bool) idle_keeps;  /* readable while idle: taken in */
     _Atomic(bool) reset_swaps; /* a reset makes a new pair: other numbers may be the same */

@@ -183,6 +183,24 @@ static void test_reports_are_judged(void **state)
     handles_close(&h);
 }
 
+static void test_a_report_may_ask_for_a_reset(void **state)
+{
+    (void)state;
+    struct handles h;
+    handles_open(&h, NULL);
+    moor_acquired a;
+    assert_err(moor_acquire_wait(h.pool, NULL, &a), MOOR_OK);
+    moor_lease_report(a.lease, "dirty", 0);
+    moor_release(a.lease, MOOR_REUSE);
+    eventually(handles_stats(&h).conns_idle == 1 || atomic_load(&h.script.closes));
+    assert_int_equal(atomic_load(&h.script.resets), 1);
+    assert_int_equal(atomic_load(&h.script.closes), 0);
+    assert_err(moor_acquire_wait(h.pool, NULL, &a), MOOR_OK);
+    moor_release(a.lease, MOOR_REUSE); /* of that lease only */
+    assert_int_equal(handles_stats(&h).conns_idle, 1);
+    handles_close(&h);
+}
+
 static void test_connect_errors_reach_the_waiter(void **state)
 {
     (void)state;
@@ -270,6 +288,7 @@ int main(void)
         cmocka_unit_test(test_many_gathers_or_takes_none),
         cmocka_unit_test(test_dirty_is_reset_and_discard_closes),
         cmocka_unit_test(test_reports_are_judged),
+        cmocka_unit_test(test_a_report_may_ask_for_a_reset),
         cmocka_unit_test(test_connect_errors_reach_the_waiter),
         cmocka_unit_test(test_close_with_a_lease_out_is_busy),
         cmocka_unit_test(test_close_amid_a_reset),
