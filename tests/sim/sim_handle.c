@@ -232,6 +232,23 @@ static void check(struct run *r)
               held);
 }
 
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* As many idle as the options want, and no more open than they allow. */
+static bool is_in_shape(struct sim_rig *g, void *unused)
+{
+    (void)unused;
+    const moor_pool_options *o = &g->pool->options;
+    const uint32_t shared = g->r->options.conns_max_runtime;
+    const uint32_t most = shared ? least(o->conns_max, shared) : o->conns_max;
+    moor_stats s;
+    moor_stats_read(g->pool, &s);
+    return s.conns_idle >= least(o->conns_min_idle, most) && s.conns_open <= most;
+}
+
 /* Whatever was, one who is patient is served once the world is well: nothing is lost, nobody sleeps for ever. */
 static void settle(struct run *r)
 {
@@ -266,6 +283,12 @@ static void settle(struct run *r)
     (void)sim_ask_submit(a);
     SIM_CHECK(w, sim_rig_until(&h.rig, sim_are_told, &h, 10000) && !a->err, "the last one: %s",
               moor_err_name(a->err));
+    sim_ask_release(a, MOOR_REUSE);
+    /* With lives as short as dials there may be no such moment. */
+    (void)!moor_pool_set(h.rig.pool, "lifetime_max_ms", "forever", NULL, 0);
+    atomic_store(&h.script.prepare_ms, 0);
+    atomic_store(&h.script.close_ms, 0);
+    SIM_CHECK(w, sim_rig_until(&h.rig, is_in_shape, NULL, 10000), "too few are kept, or too many");
 }
 
 static void run(uint64_t seed, bool is_traced)
