@@ -232,6 +232,21 @@ static void check(struct run *r)
               held);
 }
 
+/* Of those that may have any link and matter the same, who asked first was served first. On one shard, since
+ * several tell at their own pace; and in one turn who was served at once may hear of it after who waited. */
+static void check_order(struct run *r)
+{
+    for (uint32_t i = 0; h.rig.shard_count == 1 && i < h.ask_count; i++)
+        for (uint32_t j = 0; j < i; j++) {
+            const struct sim_ask *a = &h.asks[j], *b = &h.asks[i];
+            const bool are_alike = a->options.priority == b->options.priority &&
+                                   !a->options.affinity && !b->options.affinity;
+            const bool are_served = a->is_over && !a->err && b->is_over && !b->err;
+            SIM_CHECK(r->w, !are_alike || !are_served || a->over_ns <= b->over_ns,
+                      "ask %u was served before ask %u", i, j);
+        }
+}
+
 static uint32_t least(uint32_t a, uint32_t b)
 {
     return a < b ? a : b;
@@ -325,6 +340,7 @@ static void run(uint64_t seed, bool is_traced)
                   moor_err_name(h.asks[i].err));
     for (uint32_t i = 0; i < h.ask_count; i++)
         totals[1] += h.asks[i].is_over && !h.asks[i].err;
+    check_order(&r);
     totals[2] += (uint64_t)atomic_load(&h.script.connects);
     /* Shards come and go while it ends, too. */
     if (sim_chance(r.w, 300)) {
