@@ -144,7 +144,7 @@ static void lose_later(struct mr_link_dial *d, moor_err err, int os_errno, const
 static void ask_provider(moor_link *l)
 {
     struct mr_link_dial *d = l->dial;
-    const moor_pool_hooks *hooks = &l->rack->pool->options.hooks;
+    const moor_pool_hooks *hooks = &l->route->hooks;
     d->provided = hooks->credentials(hooks->credentials_user, d->asked);
 }
 
@@ -427,7 +427,7 @@ int mr_link_dial_begin(struct mr_rack *k)
     };
     mr_link_list(d->link);
     use_url(d);
-    if (k->pool->options.hooks.credentials)
+    if (route->hooks.credentials)
         ask(d);
     else
         find_addresses(d);

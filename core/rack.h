@@ -36,6 +36,7 @@ struct mr_route {
     const moor_driver *driver;
     void *config; /* of the driver's open */
     struct mr_upstream *upstream;
+    moor_pool_hooks hooks; /* whose credentials it goes with, if any give some */
     char *user, *password; /* the URL's; wiped when freed */
     size_t user_len, password_len;
 };

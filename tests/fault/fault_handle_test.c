@@ -115,7 +115,7 @@ static void many_at_once(void *arg)
 static moor_err provide(void *user, moor_credentials *out)
 {
     (void)user;
-    strcpy(out->password, "token");
+    snprintf(out->password, sizeof out->password, "token");
     return MOOR_OK;
 }
 

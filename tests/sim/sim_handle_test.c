@@ -362,6 +362,45 @@ static const struct table steering[] = {
      .connects = 1},
 };
 
+/* A machine that slept: everyone between it and the peer may have forgotten its connections. */
+static void test_after_a_sleep_idle_ones_are_checked(void **state)
+{
+    (void)state;
+    for (int is_asleep = 0; is_asleep < 2; is_asleep++) {
+        sim_handles_init(&h, 1);
+        h.rig.pool_options.conns_max = 2;
+        h.rig.pool_options.check_every_ms = MOOR_FOREVER;
+        h.rig.pool_options.check_after_ms = 3600000;
+        h.rig.pool_options.lifetime_max_ms = MOOR_FOREVER;
+        sim_rig_open(&h.rig, 1);
+        struct sim_ask *a[2];
+        for (int i = 0; i < 2; i++) {
+            a[i] = sim_ask_plan(&h, 0);
+            assert_true(sim_ask_submit(a[i]));
+        }
+        sim_rig_pass(&h.rig, 100);
+        sim_ask_release(a[0], MOOR_REUSE);
+        sim_rig_pass(&h.rig, 5000);
+        h.rig.w.slept_ns = is_asleep ? 3000 * MR_NS_PER_SEC : 0;
+        sim_rig_pass(&h.rig, 5000);
+        assert_int_equal(atomic_load(&h.script.dropped), 0);
+        assert_false(atomic_load(&h.script.checks)); /* by who wants it */
+        a[0] = sim_ask_plan(&h, 0);
+        assert_true(sim_ask_submit(a[0]));
+        sim_rig_pass(&h.rig, 1000);
+        assert_true(a[0]->is_held);
+        assert_int_equal(atomic_load(&h.script.checks), is_asleep);
+        /* The other was held all the time: it too is not to be trusted any more. */
+        sim_ask_release(a[1], MOOR_REUSE);
+        sim_rig_pass(&h.rig, 5000);
+        a[1] = sim_ask_plan(&h, 0);
+        assert_true(sim_ask_submit(a[1]));
+        sim_rig_pass(&h.rig, 1000);
+        assert_true(a[1]->is_held);
+        sim_handles_close(&h);
+    }
+}
+
 static void play_all(const struct table *t, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -399,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_outages),
         cmocka_unit_test(test_steering),
+        cmocka_unit_test(test_after_a_sleep_idle_ones_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -21,10 +21,16 @@ static int64_t read_clock(void *ctx)
     return ((struct sim *)ctx)->now_ns;
 }
 
+static int64_t read_wall(void *ctx)
+{
+    const struct sim *w = ctx;
+    return (w->now_ns + w->slept_ns) / MR_NS_PER_SEC;
+}
+
 void sim_init(struct sim *w, uint64_t seed)
 {
     *w = (struct sim){.seed = seed, .random = seed, .now_ns = START_NS};
-    w->clock = (struct mr_clock){.now = read_clock, .ctx = w};
+    w->clock = (struct mr_clock){.now = read_clock, .wall = read_wall, .ctx = w};
     w->latency_ns = 200 * MR_NS_PER_US;
     w->files_max = UINT32_MAX;
     w->block = sim_block_alone;

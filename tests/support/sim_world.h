@@ -67,6 +67,7 @@ struct sim {
     uint64_t random; /* state of sim_random */
     uint64_t digest; /* of all that was noted: equal digests, equal runs */
     int64_t now_ns;
+    int64_t slept_ns;      /* how long the machine slept: the wall clock went on meanwhile */
     struct mr_clock clock; /* reads now_ns */
     struct sim_faults faults;
     int64_t latency_ns; /* mean, one way */

@@ -511,6 +511,34 @@ static void test_a_provider_that_fails_or_hangs(void **state)
     handles_close(&h);
 }
 
+/* Another place may want other credentials; its own, or those of its URL. */
+static void test_a_replacement_brings_its_credentials(void **state)
+{
+    (void)state;
+    struct handles h;
+    struct provider first = {0}, second = {.calls = 100};
+    moor_pool_options o;
+    handles_options(&o);
+    o.hooks.credentials = provide;
+    o.hooks.credentials_user = &first;
+    handles_open(&h, &o);
+    assert_err(use_for(&h, 5000), MOOR_OK);
+    assert_string_equal(h.script.password, "token0");
+    o.driver_config = &h.script;
+    o.hooks.credentials_user = &second;
+    assert_err(moor_pool_replace(h.pool, "dummy://127.0.0.2:1", &o), MOOR_OK);
+    eventually(handles_stats(&h).conns_open == 0);
+    assert_err(use_for(&h, 5000), MOOR_OK);
+    assert_string_equal(h.script.password, "token100");
+    o.hooks.credentials = NULL;
+    assert_err(moor_pool_replace(h.pool, "dummy://me:mine@127.0.0.3:1", &o), MOOR_OK);
+    eventually(handles_stats(&h).conns_open == 0);
+    assert_err(use_for(&h, 5000), MOOR_OK);
+    assert_string_equal(h.script.password, "mine");
+    assert_int_equal(atomic_load(&first.calls), 1);
+    handles_close(&h);
+}
+
 static _Atomic(bool) stop;
 
 static void *use_always(void *arg)
@@ -561,6 +589,7 @@ int main(void)
         cmocka_unit_test(test_a_connection_ends_with_its_token),
         cmocka_unit_test(test_a_provider_that_fails_or_hangs),
         cmocka_unit_test(test_rotation_under_load_fails_nobody),
+        cmocka_unit_test(test_a_replacement_brings_its_credentials),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

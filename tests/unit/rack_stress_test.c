@@ -6,6 +6,7 @@
 #include "tests/support/seed.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 enum { THREADS = 8, LINKS = 4 };
 
@@ -43,9 +44,12 @@ static void give_back(const moor_acquired *a, unsigned *seed)
         fail_msg("a lease outlives its release");
 }
 
+static _Atomic(bool) may_fail; /* connects do */
+
 static bool is_expected(moor_err e)
 {
-    return e == MOOR_OK || e == MOOR_ETIMEDOUT || e == MOOR_EBUSY || e == MOOR_ECLOSED;
+    return e == MOOR_OK || e == MOOR_ETIMEDOUT || e == MOOR_EBUSY || e == MOOR_ECLOSED ||
+           (e == MOOR_ECONNECT && atomic_load(&may_fail));
 }
 
 static void once(unsigned *seed)
@@ -206,6 +210,92 @@ static void test_a_failing_upstream_loses_nothing(void **state)
     handles_close(&h);
 }
 
+/* Peers end or say something while links lie idle; the watch and the holders meet. */
+static void *end_peers(void *arg)
+{
+    unsigned seed = (unsigned)(uintptr_t)arg;
+    while (!atomic_load(&stop)) {
+        moor_acquired a;
+        moor_acquire_options w;
+        moor_acquire_options_init(&w);
+        w.timeout_ms = 20000;
+        assert_err(moor_acquire_wait(h.pool, &w, &a), MOOR_OK);
+        struct dummy *d = a.native;
+        dummy_enter(d);
+        char bytes[64];
+        const ssize_t n = read(d->fd, bytes, sizeof bytes); /* what came while it was idle */
+        if (next(&seed) % 8 == 0 && d->peer >= 0) {
+            close(d->peer);
+            d->peer = -1;
+        } else if (d->peer >= 0) {
+            assert_true(write(d->peer, "x", 1) == 1);
+        }
+        (void)n;
+        dummy_leave(d);
+        moor_release(a.lease, next(&seed) % 8 ? MOOR_REUSE : MOOR_DIRTY);
+        peer_sleep_ms(next(&seed) % 40);
+    }
+    return NULL;
+}
+
+static void test_watches_and_holders(void **state)
+{
+    (void)state;
+    open_pool();
+    atomic_store(&h.script.has_fd, true);
+    atomic_store(&h.script.idle_keeps, true);
+    atomic_store(&h.script.reset_swaps, true);
+    unsigned seed = (unsigned)seed_start();
+    pthread_t t[3];
+    atomic_store(&stop, false);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, end_peers, (void *)(uintptr_t)(seed + i)), 0);
+    peer_sleep_ms(2000);
+    atomic_store(&stop, true);
+    for (int i = 0; i < 3; i++)
+        pthread_join(t[i], NULL);
+    assert_true(atomic_load(&h.script.idles) > 0);
+    assert_int_equal(handles_stats(&h).waiters, 0);
+    assert_int_equal(handles_stats(&h).conns_leased, 0);
+    handles_close(&h);
+}
+
+/* Connects that block, fail and end after their deadline. */
+static void test_late_helpers_lose_nothing(void **state)
+{
+    (void)state;
+    moor_pool_options o;
+    handles_options(&o);
+    o.conns_max = LINKS;
+    o.connect_timeout_ms = 4;
+    handles_open(&h, &o);
+    atomic_store(&may_fail, true);
+    unsigned seed = (unsigned)seed_start();
+    pthread_t t[4];
+    atomic_store(&stop, false);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&t[i], NULL, use, (void *)(uintptr_t)(seed + i)), 0);
+    for (int i = 0; i < 400; i++) {
+        atomic_store(&h.script.block_ms, (int)(next(&seed) % 8));
+        atomic_store(&h.script.connects_fail, (int)(next(&seed) % 3));
+        if (next(&seed) % 8 == 0)
+            moor_pool_flush(h.pool);
+        peer_sleep_ms(2);
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < 4; i++)
+        pthread_join(t[i], NULL);
+    atomic_store(&may_fail, false);
+    atomic_store(&h.script.block_ms, 0);
+    atomic_store(&h.script.connects_fail, 0);
+    assert_err(moor_pool_set(h.pool, "connect_timeout_ms", "20s", NULL, 0), MOOR_OK);
+    moor_acquired a;
+    eventually(moor_acquire_wait(h.pool, NULL, &a) == MOOR_OK);
+    moor_release(a.lease, MOOR_REUSE);
+    expect_whole();
+    handles_close(&h);
+}
+
 /* Pools end while their last leases come back: whoever is last, nobody touches what is gone. */
 struct last {
     moor_acquired a;
@@ -287,6 +377,8 @@ int main(void)
         cmocka_unit_test(test_threads_alone),
         cmocka_unit_test(test_threads_while_the_pool_is_steered),
         cmocka_unit_test(test_a_failing_upstream_loses_nothing),
+        cmocka_unit_test(test_watches_and_holders),
+        cmocka_unit_test(test_late_helpers_lose_nothing),
         cmocka_unit_test(test_last_leases_come_back_while_the_pool_closes),
         cmocka_unit_test(test_waiters_leave_before_the_pool_is_freed),
     };
