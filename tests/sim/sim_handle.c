@@ -281,6 +281,10 @@ static void run(uint64_t seed, bool is_traced)
     h.rig.w.faults.wake_spurious = sim_chance(r.w, 500) ? (uint16_t)sim_below(r.w, 200) : 0;
     draw_options(&r);
     draw_steps(&r);
+    if (sim_chance(r.w, 500)) { /* leases return the short way */
+        h.rig.driver = &dummy_plain_driver;
+        h.rig.url = "plain://10.0.0.1:1";
+    }
     sim_rig_open(&h.rig, (unsigned)sim_between(r.w, 1, 3));
     const bool was_calm = r.is_calm;
     const int64_t acts = sim_between(r.w, 10, 300);
