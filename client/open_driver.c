@@ -213,14 +213,13 @@ static moor_err replace(moor_pool *p, const moor_driver *d, const char *scheme, 
 {
     char why[256] = "";
     struct mr_route *route;
-    const size_t end = offsetof(moor_pool_options, driver_config) + sizeof options->driver_config;
-    const void *config = options && options->size >= end ? options->driver_config : NULL;
-    moor_err e = open_route(p->runtime, d, scheme, u, config, why, sizeof why, &route);
+    moor_pool_options given = {.hooks = p->options.hooks};
+    if (options) /* an older program's are shorter */
+        memcpy(&given, options, options->size < sizeof given ? options->size : sizeof given);
+    moor_err e = open_route(p->runtime, d, scheme, u, given.driver_config, why, sizeof why, &route);
     if (e)
         return mr_open_refuse(p->runtime, e, why, text);
-    const bool has_hooks =
-        options && options->size >= offsetof(moor_pool_options, hooks) + sizeof options->hooks;
-    route->hooks = has_hooks ? options->hooks : p->options.hooks;
+    route->hooks = given.hooks;
     e = find_place(p, u, false, &route->upstream);
     if (!e)
         e = mr_rack_reroute(p->rack, route);

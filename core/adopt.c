@@ -146,7 +146,7 @@ void mr_shard_leave(struct moor_shard *s)
     /* Callbacks run in here: as inside a turn they may neither block nor leave. */
     s->mine.is_turning = true;
     for (struct mr_list *l; (l = mr_list_first(&s->mine.keepers));)
-        mr_keeper_leave(MR_CONTAINER_OF(l, struct mr_keeper, link)->rack);
+        mr_keeper_leave(MR_CONTAINER_OF(l, struct mr_keeper, here)->rack);
     for (struct mr_list *l = s->mine.locals.next, *next; l != &s->mine.locals; l = next) {
         next = l->next;
         mr_pool_leave(MR_CONTAINER_OF(l, struct mr_pool_shard, link));

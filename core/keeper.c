@@ -98,10 +98,10 @@ static void run_kick(struct mr_message *m)
     if (atomic_load(&b->shard) != self) { /* left since: to whoever keeps it now */
         mr_keeper_kick(k);
     } else {
-        if (!b->is_over && !mr_list_is_linked(&b->link))
-            mr_list_push_back(&self->mine.keepers, &b->link);
         if (!b->local || b->local->shard != self)
             b->local = mr_pool_local(p, self);
+        if (!mr_list_is_linked(&b->here) && !b->is_over)
+            mr_list_push_back(&self->mine.keepers, &b->here);
         if (!b->local)
             b->local = &b->spare; /* the pool drains: nothing new begins */
         feed(k);
@@ -337,7 +337,7 @@ static void end_if_over(struct mr_rack *k)
 static void run_end(struct mr_deferred *d)
 {
     struct mr_keeper *b = MR_CONTAINER_OF(d, struct mr_keeper, end);
-    mr_list_remove(&b->link);
+    mr_list_remove(&b->here);
     mr_pool_unhold_end(b->rack->pool);
 }
 
@@ -488,7 +488,7 @@ void mr_keeper_leave(struct mr_rack *k)
         run_end(&b->end);
         return;
     }
-    mr_list_remove(&b->link);
+    mr_list_remove(&b->here);
     b->is_feeding = true; /* nothing begins in here */
     drop_tasks(k, "the shard was left");
     for (uint32_t i = 0; i < mr_rack_used(k); i++)
@@ -503,8 +503,7 @@ void mr_keeper_leave(struct mr_rack *k)
     const bool is_held = mr_pool_hold_end(k->pool);
     MR_ASSERT(is_held && "it is not over");
     atomic_store(&b->shard, NULL);
-    if (mr_keeper_is_wanted(k) || is_closed(k))
-        mr_keeper_kick(k);
+    mr_keeper_kick(k); /* who waits, what is idle and the pool's end are another's now */
     mr_pool_unhold_end(k->pool);
 }
 

@@ -14,7 +14,7 @@ struct mr_keeper {
     _Atomic(struct moor_shard *) shard; /* NULL: none yet */
     struct mr_pool_shard *local; /* the pool's part there; `spare` where it has none any more */
     struct mr_pool_shard spare;
-    struct mr_list link; /* shard->mine.keepers */
+    struct mr_list here; /* of the shard's keepers */
     struct mr_message kick;
     _Atomic(bool) is_kicked;
     _Atomic(bool) is_full; /* nothing could be dialled: who begins to wait need not kick */

@@ -107,7 +107,6 @@ struct moor_link {
     int64_t expires_ns;
     uint64_t seen_word; /* the sweep's picture: the word when it last looked */
     uint64_t deaf_word; /* under it there was nothing to watch */
-    bool is_doubted;    /* the machine slept: checked before the next who takes it, if it is idle */
     uint64_t told_word; /* the lease that was reported as held for long */
     const char *told_site;
     int64_t told_ns;

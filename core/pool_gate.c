@@ -68,7 +68,7 @@ static void tell_sharers(struct mr_upstream *u, bool has_room)
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room)
 {
     for (struct mr_list *l = s->mine.keepers.next; l != &s->mine.keepers; l = l->next)
-        mr_keeper_kick(MR_CONTAINER_OF(l, struct mr_keeper, link)->rack);
+        mr_keeper_kick(MR_CONTAINER_OF(l, struct mr_keeper, here)->rack);
     for (struct mr_list *l = s->mine.locals.next; l != &s->mine.locals; l = l->next) {
         struct mr_pool_shard *local = MR_CONTAINER_OF(l, struct mr_pool_shard, link);
         struct mr_list *berths = &local->berths;

@@ -65,10 +65,6 @@ void mr_rack_stats(struct mr_rack *k, moor_stats *sum)
         sum->conns_idle += s == MR_LINK_IDLE || s == MR_LINK_STALE;
         sum->conns_leased += s == MR_LINK_LEASED;
     }
-    const struct mr_pool_shard *spare = &k->keeper->spare;
-#define X(name, text) sum->name += atomic_load_explicit(&spare->stats.name, memory_order_relaxed);
-    MOOR_STATS(X)
-#undef X
     sum->acquires += uses;
     sum->acquires_reused += uses - first;
     sum->acquires_failed += atomic_load_explicit(&k->failed, memory_order_relaxed);

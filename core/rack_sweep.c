@@ -198,8 +198,8 @@ static void look_at(struct pass *p, struct moor_link *l)
     const uint64_t word = mr_link_word(l);
     if (word != l->seen_word) {
         mr_keeper_tell_returned(l);
-        l->is_doubted = false; /* somebody used it since */
         l->seen_word = word;
+        l->is_doubted = false; /* somebody used it since */
         atomic_store_explicit(&l->seen_ns, p->now_ns, memory_order_relaxed);
         p->has_changed = true;
     }
@@ -327,7 +327,7 @@ static void check_clock(struct pass *p)
     mr_pool_event(pool, NULL, MOOR_EVENT_CLOCK_LEAP, NULL);
     for (uint32_t i = 0; i < mr_rack_used(p->rack); i++) {
         struct moor_link *l = mr_rack_at(p->rack, i);
-        if (l)
+        if (l && mr_link_word(l) == l->seen_word)
             l->is_doubted = true;
     }
 }

@@ -50,7 +50,7 @@ struct moor_shard {
         struct mr_slab slabs[MR_SLABS];
         struct mr_resolver_shard *resolver;
         struct mr_list locals;  /* mr_pool_shard: what each pool has here */
-        struct mr_list keepers; /* mr_keeper: whose links are kept here */
+        struct mr_list keepers; /* mr_keeper: the pools whose links are kept here */
         bool is_turning;        /* inside mr_shard_turn: callbacks may be running */
         bool is_over;           /* asked to stop, threaded shards */
         int64_t message_gap_ns; /* smoothed time between messages */
