@@ -363,10 +363,10 @@ static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
         unlist_idle(b, c);
         mr_list_remove(&c->link);
         mr_list_push_front(&b->busy, &c->link);
-        mr_conn_move_to(c, MR_CONN_LEASED);
-        MR_STAT_ADD(b->local, conns_leased, 1);
         c->used++;
         c->is_checked = true;
+        mr_conn_move_to(c, MR_CONN_LEASED);
+        MR_STAT_ADD(b->local, conns_leased, 1);
         c->protocol->check(c);
     }
     return next;

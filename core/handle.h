@@ -29,7 +29,8 @@ static inline void mr_handle_fill_as(moor_acquired *out, struct moor_link *l, ui
 }
 static inline void mr_handle_fill(moor_acquired *out, struct moor_link *l, const char *site)
 {
-    mr_handle_fill_as(out, l, atomic_load_explicit(&l->slot.generation, memory_order_relaxed), site);
+    mr_handle_fill_as(out, l, atomic_load_explicit(&l->slot.generation, memory_order_relaxed),
+                      site);
 }
 
 #endif

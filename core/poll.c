@@ -72,7 +72,6 @@ moor_err moor_poll_start(moor_poll *p, int fd, short events, moor_ms timeout_ms)
 void moor_poll_stop(moor_poll *p)
 {
     struct poll *q = p ? inside(p) : NULL;
-    if (q && q->shard && q->shard == moor_shard_self() &&
-        !mr_runtime_is_forked(q->shard->runtime))
+    if (q && q->shard && q->shard == moor_shard_self() && !mr_runtime_is_forked(q->shard->runtime))
         disarm(q);
 }

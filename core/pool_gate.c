@@ -177,8 +177,7 @@ void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random)
     int64_t pause = MR_OPTION(o->backoff_min_ms) * MR_NS_PER_MS;
     for (uint32_t i = 0; i < before && pause < MR_OPTION(o->backoff_max_ms) * MR_NS_PER_MS; i++)
         pause *= 2;
-    atomic_store(&u->calm_until_ns,
-                 now_ns + pause / 2 + (int64_t)(random % (uint64_t)pause) / 2);
+    atomic_store(&u->calm_until_ns, now_ns + pause / 2 + (int64_t)(random % (uint64_t)pause) / 2);
 }
 
 /* Two-sided, so that conns made together do not expire together. */

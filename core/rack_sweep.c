@@ -116,9 +116,7 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
     const char *why = why_close(p, l, since);
     const bool has_check = l->driver->check;
     const int64_t check_at = has_check ? after(proven, MR_OPTION(p->o->check_every_ms)) : MR_NEVER;
-    const int64_t stale_at = !has_check      ? MR_NEVER
-                             : l->is_doubted ? p->now_ns
-                                             : after(proven, MR_OPTION(p->o->check_after_ms));
+    const int64_t stale_at = has_check ? after(proven, MR_OPTION(p->o->check_after_ms)) : MR_NEVER;
     const bool is_new = p->now_ns < since + GAP_MIN_NS;
     due_by(p, l->expires_ns);
     due_by(p, check_at);

@@ -226,6 +226,24 @@ const moor_driver dummy_driver = {
     .judge = judge,
 };
 
+const moor_driver dummy_plain_driver = {
+    .size = sizeof dummy_plain_driver,
+    .name = "plain",
+    .schemes = "plain",
+    .port = 1,
+    .open = open_script,
+    .connect = start,
+    .prepare = prepare,
+    .check = check,
+    .reset = reset,
+    .close = goodbye,
+    .resume = resume,
+    .drop = drop,
+    .fd = fd_of,
+    .idle = idle,
+    .judge = judge,
+};
+
 int dummy_ids(void)
 {
     return atomic_load(&next_id);

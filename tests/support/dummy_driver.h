@@ -41,6 +41,8 @@ struct dummy_script {
 
 /* The URL is dummy://127.0.0.1:1; driver_config is the script. */
 extern const moor_driver dummy_driver;
+/* The same without a say in what comes back, so that leases return the short way; plain://127.0.0.1:1. */
+extern const moor_driver dummy_plain_driver;
 
 /* Of the next one that connects: they count up. */
 int dummy_ids(void);

@@ -290,5 +290,8 @@ int main(void)
         cmocka_unit_test(test_more_keys_than_places),
         cmocka_unit_test(test_keys_under_load),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    handles_are_plain = true;
+    failed += cmocka_run_group_tests(tests, NULL, NULL);
+    return failed;
 }

@@ -552,6 +552,7 @@ static void test_a_hundred_pools(void **state)
     moor_pool_options o;
     moor_pool *pools[100];
     handles_open(&h, NULL);
+    assert_err(moor_driver_use(h.f.runtime, &dummy_driver), MOOR_OK);
     handles_options(&o);
     o.driver_config = &h.script;
     o.conns_min_idle = 2;
@@ -586,6 +587,7 @@ static void test_pools_share_a_cap(void **state)
     ro.conns_max_runtime = 2;
     fixture_open_runtime(&h.f, &ro);
     handles_open_pool(&h, NULL);
+    assert_err(moor_driver_use(h.f.runtime, &dummy_driver), MOOR_OK);
     handles_options(&o);
     o.driver_config = &h.script;
     assert_err(moor_pool_open(h.f.runtime, "dummy://127.0.0.2:1", &o, &other), MOOR_OK);
@@ -635,5 +637,8 @@ int main(void)
         cmocka_unit_test(test_a_hundred_pools),
         cmocka_unit_test(test_pools_share_a_cap),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    handles_are_plain = true;
+    failed += cmocka_run_group_tests(tests, NULL, NULL);
+    return failed;
 }

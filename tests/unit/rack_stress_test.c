@@ -2,6 +2,7 @@
  * Many threads on few links, with everything that can happen at once. The dummy driver panics when two have one
  * link; at the end nothing is lost, nobody waits, and the counts agree.
  */
+#include "core/runtime.h"
 #include "tests/support/handle_fixture.h"
 #include "tests/support/seed.h"
 
@@ -160,19 +161,56 @@ static void expect_whole(void)
     assert_int_equal(atomic_load(&h.script.connects) - atomic_load(&h.script.dropped), LINKS);
 }
 
+/* As under a kernel without it: who returns pays the fence. */
+static bool has_no_membarrier;
+
+static void open_runtime(void)
+{
+    memset(&h, 0, sizeof h);
+    fixture_open_runtime(&h.f, NULL);
+    if (has_no_membarrier)
+        h.f.runtime->has_membarrier = false;
+}
+
 static void open_pool(void)
 {
     moor_pool_options o;
     handles_options(&o);
     o.conns_max = LINKS;
-    handles_open(&h, &o);
+    open_runtime();
+    handles_open_pool(&h, &o);
+}
+
+/* With a driver that has a say in what comes back, without, and without membarrier: other ways through
+ * moor_release. */
+static void in_all_ways(void (*test)(void))
+{
+    for (int i = 0; i < 3; i++) {
+        handles_are_plain = i > 0;
+        has_no_membarrier = i > 1;
+        test();
+    }
+    handles_are_plain = has_no_membarrier = false;
+}
+
+static void threads_alone(void)
+{
+    open_pool();
+    run(THREADS, 1000, false, (unsigned)seed_start());
+    expect_whole();
+    handles_close(&h);
 }
 
 static void test_threads_alone(void **state)
 {
     (void)state;
+    in_all_ways(threads_alone);
+}
+
+static void threads_while_the_pool_is_steered(void)
+{
     open_pool();
-    run(THREADS, 1500, false, (unsigned)seed_start());
+    run(THREADS, 2000, true, (unsigned)seed_start());
     expect_whole();
     handles_close(&h);
 }
@@ -180,10 +218,7 @@ static void test_threads_alone(void **state)
 static void test_threads_while_the_pool_is_steered(void **state)
 {
     (void)state;
-    open_pool();
-    run(THREADS, 3000, true, (unsigned)seed_start());
-    expect_whole();
-    handles_close(&h);
+    in_all_ways(threads_while_the_pool_is_steered);
 }
 
 static void test_a_failing_upstream_loses_nothing(void **state)
@@ -314,11 +349,9 @@ static void *return_last(void *arg)
     return NULL;
 }
 
-static void test_last_leases_come_back_while_the_pool_closes(void **state)
+static void last_leases_come_back_while_the_pool_closes(void)
 {
-    (void)state;
-    memset(&h, 0, sizeof h);
-    fixture_open_runtime(&h.f, NULL);
+    open_runtime();
     unsigned seed = (unsigned)seed_start();
     for (int round = 0; round < 150; round++) {
         handles_open_pool(&h, NULL);
@@ -338,6 +371,12 @@ static void test_last_leases_come_back_while_the_pool_closes(void **state)
     }
     fixture_close(&h.f);
     assert_int_equal(atomic_load(&h.script.dropped), atomic_load(&h.script.connects));
+}
+
+static void test_last_leases_come_back_while_the_pool_closes(void **state)
+{
+    (void)state;
+    in_all_ways(last_leases_come_back_while_the_pool_closes);
 }
 
 /* Who waits hears of the end, and looks at nothing of the pool's after it is freed. */
