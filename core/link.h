@@ -107,6 +107,7 @@ struct moor_link {
     moor_fault fault;
     char text[160]; /* what the driver said of its fault; written under the pool's lock */
     int64_t expires_ns;
+    bool is_doubted;    /* the machine slept: checked before the next who takes it, if it is idle */
     uint64_t seen_word; /* the sweep's picture: the word when it last looked */
     uint64_t deaf_word; /* under it there was nothing to watch */
     uint64_t told_word; /* the lease that was reported as held for long */

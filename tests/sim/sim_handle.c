@@ -232,6 +232,38 @@ static void check(struct run *r)
               held);
 }
 
+/* Of those that may have any link and matter the same, who asked first was served first. On one shard, since
+ * several tell at their own pace; and in one turn who was served at once may hear of it after who waited. */
+static void check_order(struct run *r)
+{
+    for (uint32_t i = 0; h.rig.shard_count == 1 && i < h.ask_count; i++)
+        for (uint32_t j = 0; j < i; j++) {
+            const struct sim_ask *a = &h.asks[j], *b = &h.asks[i];
+            const bool are_alike = a->options.priority == b->options.priority &&
+                                   !a->options.affinity && !b->options.affinity;
+            const bool are_served = a->is_over && !a->err && b->is_over && !b->err;
+            SIM_CHECK(r->w, !are_alike || !are_served || a->over_ns <= b->over_ns,
+                      "ask %u was served before ask %u", i, j);
+        }
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* As many idle as the options want, and no more open than they allow. */
+static bool is_in_shape(struct sim_rig *g, void *unused)
+{
+    (void)unused;
+    const moor_pool_options *o = &g->pool->options;
+    const uint32_t shared = g->r->options.conns_max_runtime;
+    const uint32_t most = shared ? least(o->conns_max, shared) : o->conns_max;
+    moor_stats s;
+    moor_stats_read(g->pool, &s);
+    return s.conns_idle >= least(o->conns_min_idle, most) && s.conns_open <= most;
+}
+
 /* Whatever was, one who is patient is served once the world is well: nothing is lost, nobody sleeps for ever. */
 static void settle(struct run *r)
 {
@@ -266,6 +298,12 @@ static void settle(struct run *r)
     (void)sim_ask_submit(a);
     SIM_CHECK(w, sim_rig_until(&h.rig, sim_are_told, &h, 10000) && !a->err, "the last one: %s",
               moor_err_name(a->err));
+    sim_ask_release(a, MOOR_REUSE);
+    /* With lives as short as dials there may be no such moment. */
+    (void)!moor_pool_set(h.rig.pool, "lifetime_max_ms", "forever", NULL, 0);
+    atomic_store(&h.script.prepare_ms, 0);
+    atomic_store(&h.script.close_ms, 0);
+    SIM_CHECK(w, sim_rig_until(&h.rig, is_in_shape, NULL, 10000), "too few are kept, or too many");
 }
 
 static void run(uint64_t seed, bool is_traced)
@@ -302,6 +340,7 @@ static void run(uint64_t seed, bool is_traced)
                   moor_err_name(h.asks[i].err));
     for (uint32_t i = 0; i < h.ask_count; i++)
         totals[1] += h.asks[i].is_over && !h.asks[i].err;
+    check_order(&r);
     totals[2] += (uint64_t)atomic_load(&h.script.connects);
     /* Shards come and go while it ends, too. */
     if (sim_chance(r.w, 300)) {

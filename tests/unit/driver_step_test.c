@@ -418,7 +418,8 @@ static moor_err provide(void *user, moor_credentials *out)
         peer_sleep_ms(atomic_load(&p->sleeps_ms));
     if (atomic_load(&p->fails))
         return MOOR_EAUTH;
-    snprintf(out->user, sizeof out->user, n % 2 ? "" : "user%d", n);
+    if (n % 2 == 0)
+        snprintf(out->user, sizeof out->user, "user%d", n);
     snprintf(out->password, sizeof out->password, "token%d", n);
     if (atomic_load(&p->lifetime_ms))
         out->lifetime_ms = atomic_load(&p->lifetime_ms);
