@@ -95,7 +95,6 @@ struct moor_link {
     bool is_working; /* a helper has it */
     bool is_ended;   /* while it worked the shard was left: dropped when the helper is done */
     bool is_closing; /* counted as such */
-    bool is_doubted; /* idle while the machine slept: to be checked first */
     bool is_listed;  /* on the keeper's list: something is under way on its shard */
     struct mr_list tasks;
     uint64_t poll_id, watch_id;
