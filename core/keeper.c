@@ -632,6 +632,7 @@ void mr_keeper_task_late(struct moor_link *l)
     struct mr_rack *k = l->rack;
     struct mr_keeper *b = k->keeper;
     moor_fault fault = l->fault;
+    MR_ASSERT(b->coming > 0);
     b->coming--;
     if (l->dial) {
         mr_pool_note_failure(l->route->upstream, &fault);
@@ -648,6 +649,7 @@ void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_l
     struct mr_keeper *b = k->keeper;
     struct moor_shard *s = mr_keeper_shard(k);
     s = s == NOBODY ? NULL : s;
+    MR_ASSERT(b->dialing > 0 && b->coming > 0);
     b->dialing--;
     b->coming--;
     MR_STAT_ADD(b->local, dials, -1);
