@@ -127,7 +127,7 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
     if (is_deaf)
         due_by(p, since + GAP_MIN_NS);
     const bool is_stale = p->now_ns >= stale_at && mr_link_state_of(word) == MR_LINK_IDLE;
-    const bool is_due = p->now_ns >= check_at;
+    const bool is_due = p->now_ns >= check_at || (has_check && l->is_doubted);
     const bool wants_watch = !is_new && is_deaf;
     if (!why && !is_due && !is_stale && !wants_watch)
         return;

@@ -116,7 +116,8 @@ typedef struct moor_driver {
     moor_step (*check)(moor_link *l);
     /* keeper. Makes it as new for the next holder. May be NULL. */
     moor_step (*reset)(moor_link *l);
-    /* keeper. Says goodbye; DONE: drop follows. Bounded to a second. May be NULL. */
+    /* keeper. Says goodbye; DONE: drop follows. Bounded to a second, and by the time a pool that is closed has to
+     * drain. May be NULL. */
     moor_step (*close)(moor_link *l);
     /* keeper. What the step that waits was waiting for has come: POLLIN, POLLOUT, POLLERR, POLLHUP or one of
      * MOOR_RESUME_*. The task is moor_link_task(l). */
@@ -203,7 +204,7 @@ typedef struct moor_poll {
  * timer. */
 MOOR_API MOOR_NODISCARD moor_err moor_poll_start(moor_poll *p, int fd, short events,
                                                  moor_ms timeout_ms) MOOR_SHARD_ONLY;
-/* ready will not run. Nothing if it is not armed. */
+/* ready will not run. Nothing if it is not armed. None may be armed when an adopted shard is left. */
 MOOR_API void moor_poll_stop(moor_poll *p) MOOR_SHARD_ONLY;
 
 #ifdef __cplusplus

@@ -56,8 +56,8 @@ MOOR_API void moor_pool_resume(moor_pool *p) MOOR_ANY_THREAD;
 MOOR_API MOOR_NODISCARD moor_err moor_pool_set(moor_pool *p, const char *option, const char *value, char *why,
                                                size_t why_cap) MOOR_ANY_THREAD;
 /*
- * The pool goes to another place, under load: new connections are made as the URL and the options say, those
- * there serve out their leases and close. Who waits is served by the new ones; p stays what it was to everyone
+ * The pool goes to another place, under load: new connections are made as the URL and the options' driver_config and
+ * hooks say (others: moor_pool_set), those there serve out their leases and close. Who waits is served by the new ones; p stays what it was to everyone
  * who holds it. Only between URLs of one driver: EINVAL. On an error nothing has changed. Pools of handle leases.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_replace(moor_pool *p, const char *url,
