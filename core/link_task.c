@@ -118,9 +118,11 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     if (!l->is_late)
         l->fault = (moor_fault){.err = MOOR_ETIMEDOUT, .what = steps[l->task]};
     if (l->is_working) {
-        if (!l->is_late && mr_link_is_coming(l))
-            mr_keeper_task_late(l);
+        const bool is_first = !l->is_late;
         l->is_late = true;
+        if (is_first &&
+            mr_link_is_coming(l)) /* the helper may be back inside of it, and the link gone */
+            mr_keeper_task_late(l);
         return;
     }
     over(l, false);
