@@ -179,9 +179,39 @@ static moor_err wait_for(struct mr_rack *k, const moor_acquire_options *o, uint3
     return e;
 }
 
-#define YIELDS_MAX 16
+/*
+ * How long leases are, seen on those that were hard to get: their release takes the slow way and looks at the clock.
+ * A few long ones are forgiven: a holder can lose its CPU.
+ */
+#define SHORT_LEASE_NS 10000 /* a sleep and a wake cost about as much */
+#define SHORT_MEMORY   8
 
-/* Somebody may be about to return one: cheaper than a sleep and a wake. */
+static void time_lease(struct mr_rack *k, struct moor_link *l)
+{
+    l->taken_ns = mr_clock_now(k->pool->runtime->clock);
+    atomic_fetch_or_explicit(&l->fit, MR_LINK_TIMED, memory_order_relaxed);
+}
+
+static void note_length(struct mr_rack *k, struct moor_link *l)
+{
+    if (!(atomic_load_explicit(&l->fit, memory_order_relaxed) & MR_LINK_TIMED))
+        return;
+    atomic_fetch_and_explicit(&l->fit, ~MR_LINK_TIMED, memory_order_relaxed);
+    const uint32_t was = atomic_load_explicit(&k->shortness, memory_order_relaxed);
+    const bool is_short = mr_clock_now(k->pool->runtime->clock) - l->taken_ns < SHORT_LEASE_NS;
+    const uint32_t is = is_short ? SHORT_MEMORY : was ? was - 1 : 0;
+    if (is != was)
+        atomic_store_explicit(&k->shortness, is, memory_order_relaxed);
+}
+
+/*
+ * Somebody may be about to return one: cheaper than a sleep and a wake. And while leases are shorter than that,
+ * nobody who can help it should be queued: what is queued is handed from thread to thread, a switch for each lease,
+ * for as long as those who return come back for more. So the CPU is given to those who hold links but lost theirs.
+ * Who finds a queue does the same: it is served after them either way, and they are gone the sooner.
+ */
+#define YIELDS_MAX 64
+
 static struct moor_link *spin(struct mr_rack *k)
 {
     const int64_t until = (int64_t)MR_OPTION(k->pool->options.acquire_spin_us) * MR_NS_PER_US;
@@ -189,25 +219,18 @@ static struct moor_link *spin(struct mr_rack *k)
         return NULL;
     const struct mr_clock *clock = k->pool->runtime->clock;
     const int64_t begun = mr_clock_now(clock);
-    do {
-        for (int i = 0; i < 16; i++)
-            MR_RELAX();
-        if (!is_open(k))
-            return NULL;
-        struct moor_link *l = mr_rack_take(k);
-        if (l)
-            return l;
-    } while (mr_clock_now(clock) - begun < until);
-    /* Links that are held for microseconds are all out because who holds them waits for a core, perhaps this
-     * one. A queue that forms now would not empty again: each hand-over is a sleep and a wake. */
-    for (int i = 0; i < YIELDS_MAX && !atomic_load_explicit(&k->is_slow, memory_order_relaxed);
-         i++) {
+    for (uint32_t yields = 0; yields < YIELDS_MAX; yields++) {
         sched_yield();
-        if (!is_open(k))
+        if (is_open(k)) {
+            struct moor_link *l = mr_rack_take(k);
+            if (l)
+                return l;
+        } else if (!atomic_load_explicit(&k->waiting, memory_order_relaxed)) {
+            return NULL; /* it is still shut, but nobody is before us: the lock will do */
+        }
+        if (!atomic_load_explicit(&k->shortness, memory_order_relaxed) &&
+            mr_clock_now(clock) - begun >= until)
             return NULL;
-        struct moor_link *l = mr_rack_take(k);
-        if (l)
-            return l;
     }
     return NULL;
 }
@@ -221,15 +244,21 @@ static moor_err take_any(struct mr_rack *k, const moor_acquire_options *options,
     struct moor_link *l = NULL;
     if (!is_try)
         MR_TRY(mr_check_blocking(k->pool->runtime));
-    if (is_open(k) && !o.affinity) {
+    if (is_open(k) && !o.affinity)
         l = mr_rack_take(k);
-        if (!l && !is_try && o.timeout_ms)
-            l = spin(k);
+    if (!l && !o.affinity && !is_try && o.timeout_ms) {
+        l = spin(k);
+        if (l)
+            time_lease(k, l);
     }
-    if (!l)
-        return wait_for(k, &o, 1, out, site, is_try);
-    mr_handle_fill(out, l, site);
-    return MOOR_OK;
+    if (l) {
+        mr_handle_fill(out, l, site);
+        return MOOR_OK;
+    }
+    const moor_err e = wait_for(k, &o, 1, out, site, is_try);
+    if (!e)
+        time_lease(k, (struct moor_link *)(void *)out->lease.slot_);
+    return e;
 }
 
 #define COLD __attribute__((noinline, cold))
@@ -410,6 +439,7 @@ static COLD void release_slow(struct mr_rack *k, struct moor_link *l, uint64_t w
 {
     if (!*k->fork_page)
         return;
+    note_length(k, l);
     const moor_verdict v = verdict_of(l, how);
     const uint32_t minor = MR_RACK_ASKS | MR_RACK_WEARS | MR_RACK_FENCED;
     if (v != MOOR_VERDICT_KEEP || (atomic_load(&k->gate) & ~minor) || !mr_rack_is_fit(k, l) ||

@@ -31,7 +31,6 @@ struct mr_keeper {
     struct mr_deferred end; /* tells the pool: who closes it may free all this at once */
     int64_t sweep_gap_ns;
     int64_t swept_ns;
-    uint64_t swept_uses, swept_waits; /* of all links, when it last looked */
     /* what was used at most since the last decay */
     uint32_t busy_max;
     int64_t decay_ns;

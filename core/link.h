@@ -77,6 +77,7 @@ struct moor_link {
     uint32_t place;          /* in the table */
     uint32_t keys;           /* of affinity that it serves; under the pool's lock */
     uint64_t order;          /* fifo: when it came back; under the pool's lock */
+    int64_t taken_ns;        /* of a lease that is timed */
     bool is_marked;          /* a report says that it has to be reset */
     struct moor_link *chain; /* of a batch, of an errand */
     struct mr_list wanted;   /* waiters of its key only; under the pool's lock */
@@ -127,6 +128,8 @@ static inline uint64_t mr_link_step(uint64_t word, enum mr_link_state from, enum
     return word + (UINT64_C(1) << MR_LINK_STATE_BITS) + (uint64_t)to - (uint64_t)from;
 }
 #define MR_LINK_MARKED (UINT64_C(1) << 63) /* in fit: as is_marked */
+#define MR_LINK_TIMED                                                                              \
+    (UINT64_C(1) << 62) /* in fit: its holder reads the clock when it returns it */
 
 /* It closes when it comes back. */
 static inline void mr_link_wear(struct moor_link *l)

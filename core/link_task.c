@@ -118,10 +118,9 @@ static void fire_deadline(struct mr_timer *t, int64_t now_ns)
     if (!l->is_late)
         l->fault = (moor_fault){.err = MOOR_ETIMEDOUT, .what = steps[l->task]};
     if (l->is_working) {
-        const bool is_first = !l->is_late;
-        l->is_late = true;
-        if (is_first &&
-            mr_link_is_coming(l)) /* the helper may be back inside of it, and the link gone */
+        const bool was_late = l->is_late;
+        l->is_late = true; /* before: the helper may be done, and its errand run, inside */
+        if (!was_late && mr_link_is_coming(l))
             mr_keeper_task_late(l);
         return;
     }

@@ -94,7 +94,7 @@ struct mr_rack {
     struct mr_route *route; /* of new links; a change is seen by the keeper when it dials */
     struct mr_list queue[MOOR_PRIORITIES];
     uint32_t calm;              /* looks under the lock in a row that found nobody waiting */
-    uint32_t waiting;           /* waiters */
+    _Atomic(uint32_t) waiting;  /* waiters */
     uint32_t bound;             /* of those, who wait for the link of their key */
     uint32_t wanted;            /* links the others want, less those they have */
     struct mr_waiter *gatherer; /* the batch that has a part of its links; it is the first */
@@ -110,9 +110,8 @@ struct mr_rack {
     _Atomic(uint64_t) gone_uses;  /* of links that are gone */
     _Atomic(uint64_t) first_uses; /* of those, the first of each: not reuse */
     _Atomic(uint64_t) failed, leaks;
-    _Atomic(uint32_t) open; /* links ready */
-    _Atomic(bool)
-        is_slow; /* acquires waited for links that were held for longer than microseconds */
+    _Atomic(uint32_t) open;      /* links ready */
+    _Atomic(uint32_t) shortness; /* > 0: leases are shorter than a wake, see core/handle.c */
 
     struct mr_keeper *keeper;
     struct mr_rack *next_free;

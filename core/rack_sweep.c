@@ -19,7 +19,6 @@ struct pass {
     int64_t now_ns;
     int64_t next_ns; /* the earliest that something is due */
     uint32_t idle, leased;
-    uint64_t uses;
     bool has_changed;
 };
 
@@ -128,7 +127,7 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
     if (is_deaf)
         due_by(p, since + GAP_MIN_NS);
     const bool is_stale = p->now_ns >= stale_at && mr_link_state_of(word) == MR_LINK_IDLE;
-    const bool is_due = p->now_ns >= check_at || (has_check && l->is_doubted);
+    const bool is_due = p->now_ns >= check_at;
     const bool wants_watch = !is_new && is_deaf;
     if (!why && !is_due && !is_stale && !wants_watch)
         return;
@@ -332,27 +331,6 @@ static void check_clock(struct pass *p)
     }
 }
 
-/* A link that changes hands each few microseconds is held for long only by a thread that waits for a core: then
- * whoever finds none lets others run before it queues. */
-#define QUICK_NS (50 * MR_NS_PER_US)
-
-static void measure_use(struct pass *p)
-{
-    struct mr_rack *k = p->rack;
-    struct mr_keeper *b = k->keeper;
-    const uint64_t uses = p->uses + atomic_load_explicit(&k->gone_uses, memory_order_relaxed);
-    const uint64_t waits = atomic_load_explicit(&k->waits.count, memory_order_relaxed);
-    const uint64_t since = uses > b->swept_uses ? uses - b->swept_uses : 0;
-    const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
-    const uint64_t passed = b->swept_ns ? (uint64_t)(p->now_ns - b->swept_ns) : 0;
-    if (since * QUICK_NS > passed * open)
-        atomic_store_explicit(&k->is_slow, false, memory_order_relaxed);
-    else if (waits != b->swept_waits)
-        atomic_store_explicit(&k->is_slow, true, memory_order_relaxed);
-    b->swept_uses = uses;
-    b->swept_waits = waits;
-}
-
 /* A cap was lowered: what is idle goes, what is leased when it comes back. */
 static void shrink(struct pass *p)
 {
@@ -379,10 +357,8 @@ void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         struct moor_link *l = mr_rack_at(k, i);
         const enum mr_link_state s = l ? mr_link_state_of(mr_link_word(l)) : MR_LINK_EMPTY;
-        p.uses += l ? atomic_load_explicit(&l->uses, memory_order_relaxed) : 0;
         p.idle += s == MR_LINK_IDLE || s == MR_LINK_STALE;
     }
-    measure_use(&p);
     check_clock(&p);
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         struct moor_link *l = mr_rack_at(k, i);

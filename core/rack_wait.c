@@ -333,7 +333,13 @@ moor_err mr_rack_wait(struct mr_rack *k, struct mr_waiter *w, int64_t now_ns, bo
     if (e) {
         put_back(k, w, now_ns, &told);
     } else if (!is_done) {
+        k->calm = 0;
         join_queue(k, w, now_ns, &told);
+    } else if (atomic_load_explicit(&k->shortness, memory_order_relaxed)) {
+        open_gate(
+            k); /* who would have queued yields instead: they are not to be kept here by each other */
+    } else {
+        k->calm = 0;
     }
     open_gate(k);
     /* From here on w may be granted by somebody else. */

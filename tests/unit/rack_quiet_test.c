@@ -184,51 +184,6 @@ static void test_two_warm_ups_at_once(void **state)
     handles_close(&h);
 }
 
-/* ---- a machine that slept ---- */
-
-static _Atomic(int64_t) slept_s;
-
-static int64_t now(void *ctx)
-{
-    (void)ctx;
-    return mr_clock_now(&mr_clock_system);
-}
-
-static int64_t wall(void *ctx)
-{
-    (void)ctx;
-    return mr_clock_wall(&mr_clock_system) + atomic_load(&slept_s);
-}
-
-static void test_after_a_sleep_what_is_idle_is_checked(void **state)
-{
-    (void)state;
-    static const struct mr_clock clock = {.now = now, .wall = wall};
-    struct handles h;
-    memset(&h, 0, sizeof h);
-    fixture_open_runtime(&h.f, NULL); /* skips where the backend is refused */
-    fixture_close(&h.f);
-    memset(&h, 0, sizeof h);
-    pthread_mutex_init(&h.f.log_lock, NULL);
-    moor_runtime_options ro;
-    fixture_runtime_options(&h.f, &ro);
-    const struct mr_runtime_hooks hooks = {.clock = &clock};
-    assert_err(mr_runtime_create(&ro, &hooks, &h.f.runtime), MOOR_OK);
-    handles_open_pool(&h, NULL);
-    moor_acquired a, b;
-    assert_err(moor_acquire_wait(h.pool, NULL, &a), MOOR_OK);
-    assert_err(moor_acquire_wait(h.pool, NULL, &b), MOOR_OK);
-    moor_release(a.lease, MOOR_REUSE);
-    peer_sleep_ms(100);
-    assert_int_equal(atomic_load(&h.script.checks), 0);
-    atomic_store(&slept_s, 3600);
-    eventually(atomic_load(&h.script.checks) == 1);
-    moor_release(b.lease, MOOR_REUSE);
-    peer_sleep_ms(100);
-    assert_int_equal(atomic_load(&h.script.checks), 1); /* its holder knows how it is */
-    handles_close(&h);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -239,7 +194,6 @@ int main(void)
         cmocka_unit_test(test_a_peer_that_hangs_up_is_left_in_peace),
         cmocka_unit_test(test_warm_up_hears_of_the_end),
         cmocka_unit_test(test_two_warm_ups_at_once),
-        cmocka_unit_test(test_after_a_sleep_what_is_idle_is_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
