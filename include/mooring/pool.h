@@ -57,8 +57,9 @@ MOOR_API MOOR_NODISCARD moor_err moor_pool_set(moor_pool *p, const char *option,
                                                size_t why_cap) MOOR_ANY_THREAD;
 /*
  * The pool goes to another place, under load: new connections are made as the URL and the options' driver_config and
- * hooks say (others: moor_pool_set), those there serve out their leases and close. Who waits is served by the new ones; p stays what it was to everyone
- * who holds it. Only between URLs of one driver: EINVAL. On an error nothing has changed. Pools of handle leases.
+ * hooks say (others: moor_pool_set), those there serve out their leases and close. Who waits is served by the new
+ * ones; p stays what it was to everyone who holds it. Only between URLs of one driver: EINVAL. Each new host counts
+ * against origins_max: EBUSY. On an error nothing has changed. Pools of handle leases.
  */
 MOOR_API MOOR_NODISCARD moor_err moor_pool_replace(moor_pool *p, const char *url,
                                                    const moor_pool_options *options) MOOR_BLOCKING;
@@ -154,12 +155,13 @@ MOOR_API MOOR_NODISCARD moor_err moor_acquire_at(moor_pool *p, const moor_acquir
     moor_acquire_at((p), (options), (cb), (user), (out_op), MOOR_SITE)
 /* The same from any ordinary thread; sleeps. out->why is NULL; options->why is filled. A shard lease may
  * then be used from any thread through the blocking stream calls.
- * Cost of a handle lease when one is idle: two compare-and-swaps for acquire and release together, no
- * system call. */
+ * Cost of a handle lease when one is idle: one compare-and-swap to acquire and a store to release, no system
+ * call. Inside a shard's callback: EWRONGTHREAD where it would have to wait. */
 MOOR_API MOOR_NODISCARD moor_err moor_acquire_wait_at(moor_pool *p, const moor_acquire_options *options,
                                                       moor_acquired *out, const char *site) MOOR_BLOCKING;
 #define moor_acquire_wait(p, options, out) moor_acquire_wait_at((p), (options), (out), MOOR_SITE)
-/* Handle leases: an idle connection now, or ETIMEDOUT; lets nobody who waits go short and never waits itself.
+/* Handle leases: an idle connection now, or ETIMEDOUT; lets nobody who waits go short and never waits itself. One
+ * that check_after_ms wants checked first is not idle in that sense.
  * EINVAL: a pool of shard leases. */
 MOOR_API MOOR_NODISCARD moor_err moor_acquire_try_at(moor_pool *p, const moor_acquire_options *options,
                                                      moor_acquired *out, const char *site) MOOR_ANY_THREAD;
@@ -184,7 +186,8 @@ typedef enum moor_release_how {
     MOOR_DIRTY,   /* session state was changed: reset it before the next holder; without a way to: close */
     MOOR_RELEASE_FORCE_INT_ = 0x7fffffff
 } moor_release_how;
-/* Stale or released twice: nothing. A shard lease's connection with bytes unread, unsent or at its end is
+/* Stale, or released before, by whichever thread: nothing. (Two threads that release one handle lease at the
+ * same instant are not told apart; see docs/decisions/0021.) A shard lease's connection with bytes unread, unsent or at its end is
  * closed whatever `how` says; of a handle the driver says more, see its page. */
 MOOR_API void moor_release(moor_lease lease, moor_release_how how) MOOR_ANY_THREAD;
 
