@@ -17,12 +17,26 @@ class Agent:
 
     def __init__(self, path, *keys):
         self.path = str(path)
-        self.process = subprocess.Popen(["ssh-agent", "-D", "-a", self.path], stdout=subprocess.DEVNULL,
+        # No pipe of ours: it is set-gid, so it does not die with us, and who waits for the pipe's end would wait.
+        self.process = subprocess.Popen(["ssh-agent", "-D", "-a", self.path], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                         preexec_fn=die_with_parent)
-        wait_until(lambda: os.path.exists(self.path), "the agent")
-        for key in keys:
-            subprocess.run(["ssh-add", "-q", key], env={**os.environ, "SSH_AUTH_SOCK": self.path}, check=True,
-                           stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        try:
+            wait_until(self.answers, "the agent")
+            for key in keys:
+                self.run("-q", key, check=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, *arguments, check=False):
+        return subprocess.run(["ssh-add", *arguments], env={**os.environ, "SSH_AUTH_SOCK": self.path},
+                              check=check, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL).returncode
+
+    def answers(self):
+        """Its socket is there before it listens; 1 is an agent without keys."""
+        return os.path.exists(self.path) and self.run("-l") in (0, 1)
 
     def close(self):
         self.process.terminate()
