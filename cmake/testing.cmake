@@ -5,8 +5,9 @@
 #       [COMMAND prog ARG ...] default: the executable. A target's name stands for its file
 #       [ARGS ARG ...]         for the executable
 #       [LABELS l ...]         unit (default), sim, fuzz, e2e, bench-smoke, check; long = only with
-#                              ./run test --long; again (set here) = the second backend of a test
-#                              with a database, in the release preset only
+#                              ./run test --long; set here: live = with a database, Redis or sshd,
+#                              not under TSan; again = the second backend of those and of what hardly
+#                              depends on it. Both run with --long
 #       [PUBLIC]               link mooring::mooring (public headers), not the library's objects
 #       [LIBS target ...]      more to link
 #       [BACKENDS]             run once per backend, as NAME@io_uring and NAME@epoll, with
@@ -33,8 +34,11 @@ function(mooring_register_test name backend)
     set(case "${name}@${backend}")
     list(APPEND environment "MOORING_IO_BACKEND=${backend}")
     list(APPEND t_LABELS "${backend}")
-    # With a database or sshd a test is long: under sanitizers once is enough.
-    if(backend STREQUAL "epoll" AND name MATCHES "^(postgres|mysql|redis|ssh|mooring_pool)")
+    if(name MATCHES "^(postgres|mysql|redis|ssh|mooring_pool)")
+      list(APPEND t_LABELS live)
+    endif()
+    if(backend STREQUAL "epoll" AND
+       name MATCHES "^(postgres|mysql|redis|ssh|mooring_pool|rack|handle|driver)_")
       list(APPEND t_LABELS again)
     endif()
   endif()
