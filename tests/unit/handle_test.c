@@ -237,6 +237,32 @@ static void test_close_with_a_lease_out_is_busy(void **state)
     assert_int_equal(atomic_load(&h.script.dropped), atomic_load(&h.script.connects));
 }
 
+/* A connect that finds no descriptor takes that of an idle connection, of whichever pool. */
+static void test_out_of_descriptors_an_idle_one_goes(void **state)
+{
+    (void)state;
+    struct handles h;
+    handles_open(&h, NULL);
+    moor_acquired a[3], b;
+    for (int i = 0; i < 3; i++)
+        assert_err(moor_acquire_wait(h.pool, NULL, &a[i]), MOOR_OK);
+    for (int i = 0; i < 3; i++)
+        moor_release(a[i].lease, MOOR_REUSE);
+    struct dummy_script other = {.connects_fail = 1, .fault = MOOR_ENOFILES};
+    moor_pool_options o;
+    handles_options(&o);
+    o.driver_config = &other;
+    moor_pool *needy;
+    assert_err(moor_pool_open(h.f.runtime, "dummy://127.0.0.2:1", &o, &needy), MOOR_OK);
+    eventually(moor_acquire_wait(needy, NULL, &b) == MOOR_OK);
+    eventually(handles_stats(&h).conns_open == 2);
+    moor_release(b.lease, MOOR_REUSE);
+    peer_sleep_ms(50);
+    assert_int_equal(handles_stats(&h).conns_open, 2);
+    assert_err(moor_pool_close(needy, 5000), MOOR_OK);
+    handles_close(&h);
+}
+
 /* The keeper may still be inside the step that ended the last link when the pool is freed. */
 static void test_close_amid_a_reset(void **state)
 {
@@ -291,6 +317,7 @@ int main(void)
         cmocka_unit_test(test_a_report_may_ask_for_a_reset),
         cmocka_unit_test(test_connect_errors_reach_the_waiter),
         cmocka_unit_test(test_close_with_a_lease_out_is_busy),
+        cmocka_unit_test(test_out_of_descriptors_an_idle_one_goes),
         cmocka_unit_test(test_close_amid_a_reset),
         cmocka_unit_test(test_scoped_and_with),
     };
