@@ -4,6 +4,7 @@
  */
 #include "tests/support/handle_fixture.h"
 
+#include <sys/socket.h>
 #include <mooring/event.h>
 
 #include <unistd.h>
@@ -488,9 +489,7 @@ static void test_a_peer_that_ends_is_noticed_while_idle(void **state)
         d[i] = a[i].native;
     give(3, a);
     peer_sleep_ms(1200); /* watched by now */
-    const int peer = d[1]->peer;
-    d[1]->peer = -1;
-    close(peer);
+    shutdown(d[1]->peer, SHUT_RDWR);
     eventually(handles_stats(&h).conns_open == 2);
     assert_true(was_closed_for("the peer ended it"));
     assert_int_equal(handles_stats(&h).conns_retired, 1);
@@ -556,9 +555,7 @@ static void test_a_watch_does_not_outlive_its_descriptor(void **state)
         peer_sleep_ms(1200);
         assert_int_equal(handles_stats(&h).conns_open, 1);
     }
-    const int peer = d->peer;
-    d->peer = -1;
-    close(peer);
+    shutdown(d->peer, SHUT_RDWR);
     eventually(handles_stats(&h).conns_open == 0);
     handles_close(&h);
 }

@@ -183,6 +183,7 @@ class End(SshCase):
     def test_what_waits_is_cancelled(self):
         shell = self.begun("sleep 60", sessions_max=1, channels_max=1)
         shell.send("& run 60000 1000 0 true")
+        time.sleep(0.5)  # it waits by now
         self.assertEqual(shell.ask_beside("close 0")["err"], "MOOR_OK")
         for _ in range(2):
             self.assertIn(shell.answer_of("run")["err"], ("MOOR_ECANCELED", "MOOR_ECLOSED"))
