@@ -140,7 +140,7 @@ static bool is_old(const struct moor_link *l)
     return l->generation != atomic_load_explicit(&l->rack->pool->generation, memory_order_relaxed);
 }
 
-static void check(struct mr_rack *k, struct moor_link *l)
+void mr_keeper_check(struct mr_rack *k, struct moor_link *l)
 {
     const int64_t now = mr_shard_now(mr_keeper_shard(k));
     k->keeper->coming++;
@@ -166,7 +166,7 @@ static void run_errand(struct mr_rack *k, struct moor_link *l)
     } else if (l->errand == MR_ERRAND_SPARE) {
         ready(l);
     } else if (l->errand == MR_ERRAND_CHECK) {
-        check(k, l);
+        mr_keeper_check(k, l);
     } else {
         k->keeper->coming++;
         mr_link_begin(l, MOOR_TASK_RESET,
@@ -226,7 +226,7 @@ static void feed_waiters(struct mr_rack *k)
     while (verdict == MR_GATE_GO && b->coming < (wanted = count_wanted(k))) {
         struct moor_link *l = claim_stale(k);
         if (l)
-            check(k, l);
+            mr_keeper_check(k, l);
         else
             verdict = mr_link_dial_begin(k);
     }
@@ -250,13 +250,12 @@ static void feed_waiters(struct mr_rack *k)
     retry_by(k, retry_at);
 }
 
-static uint32_t count_idle(const struct mr_rack *k)
+uint32_t mr_keeper_count_idle(const struct mr_rack *k)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         const struct moor_link *l = mr_rack_at(k, i);
-        const enum mr_link_state s = l ? mr_link_state_of(mr_link_word(l)) : MR_LINK_EMPTY;
-        n += s == MR_LINK_IDLE || s == MR_LINK_STALE;
+        n += l && mr_link_lies_idle(mr_link_word(l));
     }
     return n;
 }
@@ -285,8 +284,8 @@ static void top_up(struct mr_rack *k)
         return;
     for (;;) {
         const uint32_t open = atomic_load_explicit(&k->open, memory_order_relaxed);
-        const bool is_short =
-            count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) || open + b->dialing < b->warm;
+        const bool is_short = mr_keeper_count_idle(k) + b->coming < MR_OPTION(o->conns_min_idle) ||
+                              open + b->dialing < b->warm;
         if (!is_short || !may_top_up(k))
             return;
         const int verdict = mr_link_dial_begin(k);
@@ -302,15 +301,22 @@ static void top_up(struct mr_rack *k)
     }
 }
 
+/* The idle link in that place becomes the keeper's; NULL: there is none, or somebody was faster. */
+static struct moor_link *claim_idle(struct mr_rack *k, uint32_t i,
+                                    bool (*is_due)(const struct moor_link *l))
+{
+    struct moor_link *l = mr_rack_at(k, i);
+    const uint64_t word = l ? mr_link_word(l) : 0;
+    const bool is_ours = l && mr_link_lies_idle(word) && is_due(l);
+    return is_ours && mr_link_claim(l, word, MR_LINK_KEPT) ? l : NULL;
+}
+
 static void close_idle_if(struct mr_rack *k, bool (*is_due)(const struct moor_link *l),
                           const char *why)
 {
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
-        struct moor_link *l = mr_rack_at(k, i);
-        const uint64_t word = l ? mr_link_word(l) : 0;
-        const enum mr_link_state s = mr_link_state_of(word);
-        if (l && (s == MR_LINK_IDLE || s == MR_LINK_STALE) && is_due(l) &&
-            mr_link_claim(l, word, MR_LINK_KEPT))
+        struct moor_link *l = claim_idle(k, i, is_due);
+        if (l)
             mr_keeper_close(l, why);
     }
 }
@@ -394,7 +400,7 @@ static void feed_once(struct mr_rack *k)
     close_idle_if(k, is_old, "the pool was flushed");
     if (mr_pool_wants_room(k->pool)) /* what comes back is looked at by the sweep */
         b->sweep_gap_ns = MR_SWEEP_MIN_NS;
-    if (count_idle(k) && mr_pool_gives_way(upstream_of(k)))
+    if (mr_keeper_count_idle(k) && mr_pool_gives_way(upstream_of(k)))
         mr_keeper_evict(k, 1, "others needed its place under a shared cap, or its descriptor");
     if (!(atomic_load(&k->gate) & MR_RACK_PAUSED)) {
         mr_rack_serve(k);
@@ -424,10 +430,8 @@ static void feed(struct mr_rack *k)
 static void drop_idle(struct mr_rack *k)
 {
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
-        struct moor_link *l = mr_rack_at(k, i);
-        const uint64_t word = l ? mr_link_word(l) : 0;
-        const enum mr_link_state s = mr_link_state_of(word);
-        if (l && (s == MR_LINK_IDLE || s == MR_LINK_STALE) && mr_link_claim(l, word, MR_LINK_KEPT))
+        struct moor_link *l = claim_idle(k, i, is_any);
+        if (l)
             mr_keeper_gone(l);
     }
 }
@@ -465,7 +469,7 @@ static void end_without_shard(struct mr_rack *k)
         mr_lock_lock(&k->pool->lock);
         goes_on = k->errands;
         mr_lock_unlock(&k->pool->lock);
-        goes_on = goes_on || count_idle(k);
+        goes_on = goes_on || mr_keeper_count_idle(k);
     }
 }
 

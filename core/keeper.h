@@ -67,6 +67,9 @@ void mr_keeper_task_late(struct moor_link *l);
 /* From core/link_dial.c. NULL link: a dial of u that failed, as the fault says. */
 void mr_keeper_dial_over(struct mr_rack *k, struct mr_upstream *u, struct moor_link *l,
                          const moor_fault *fault);
+/* A KEPT link has to prove itself; it goes to who waits, or back to the table, after. */
+void mr_keeper_check(struct mr_rack *k, struct moor_link *l);
+uint32_t mr_keeper_count_idle(const struct mr_rack *k);
 /* A KEPT link ends: gently if the driver can. */
 void mr_keeper_close(struct moor_link *l, const char *why);
 /* How many more are open, and are to stay, than conns_max allows. */

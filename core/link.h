@@ -41,6 +41,12 @@ static inline enum mr_link_state mr_link_state_of(uint64_t word)
 {
     return (enum mr_link_state)(word & MR_LINK_STATE_MASK);
 }
+/* In the table and nobody's: whoever claims it may have it. */
+static inline bool mr_link_lies_idle(uint64_t word)
+{
+    const enum mr_link_state s = mr_link_state_of(word);
+    return s == MR_LINK_IDLE || s == MR_LINK_STALE;
+}
 /* The word of the next owner. */
 static inline uint64_t mr_link_next(uint64_t word, enum mr_link_state to)
 {
@@ -98,7 +104,6 @@ struct moor_link {
     bool is_listed;  /* on the keeper's list: something is under way on its shard */
     struct mr_list tasks;
     uint64_t poll_id, watch_id;
-    int watch_fd;
     struct mr_timer wait, deadline;
     struct mr_helper_job job;
     void (*work)(moor_link *l);

@@ -386,7 +386,6 @@ static struct mr_link_dial *make(struct mr_rack *k, uint32_t generation)
     l->driver = k->driver;
     l->generation = generation;
     atomic_store_explicit(&l->fit, mr_rack_stamp(k, generation), memory_order_relaxed);
-    l->watch_fd = -1;
     return d;
 }
 

@@ -60,7 +60,7 @@ struct mr_waiter {
     uint32_t want, got;
     struct moor_link *links; /* granted, chained */
     uint8_t priority;
-    bool is_queued, is_reused;
+    bool is_queued;
     bool is_bound; /* in its link's queue: only that one serves it */
     moor_wait_reason reason;
     moor_fault fault;

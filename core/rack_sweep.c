@@ -44,8 +44,7 @@ static void on_readable(void *ctx, uint32_t events)
     l->watch_id = 0;
     (void)events;
     const uint64_t word = mr_link_word(l);
-    const enum mr_link_state s = mr_link_state_of(word);
-    if ((s != MR_LINK_IDLE && s != MR_LINK_STALE) || !mr_link_claim(l, word, MR_LINK_KEPT)) {
+    if (!mr_link_lies_idle(word) || !mr_link_claim(l, word, MR_LINK_KEPT)) {
         mr_keeper_sweep_by(k, mr_shard_now(mr_keeper_shard(k)) + GAP_MIN_NS);
         return;
     }
@@ -71,7 +70,6 @@ static void watch(struct pass *p, struct moor_link *l)
     if (fd < 0 || l->watch_id)
         return;
     l->watch_id = mr_io_poll(mr_keeper_loop(p->rack)->io, fd, POLLIN | POLLRDHUP, on_readable, l);
-    l->watch_fd = fd;
 }
 
 /* ---- one link ---- */
@@ -97,14 +95,6 @@ static const char *why_close(struct pass *p, struct moor_link *l, int64_t idle_s
         p->idle > MR_OPTION(p->o->conns_min_idle))
         return "idle for longer than idle_timeout_ms";
     return NULL;
-}
-
-static void begin_check(struct pass *p, struct moor_link *l)
-{
-    l->is_doubted = false;
-    mr_link_unwatch(l);
-    p->rack->keeper->coming++;
-    mr_link_begin(l, MOOR_TASK_CHECK, after(p->now_ns, MR_OPTION(p->o->connect_timeout_ms)));
 }
 
 static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
@@ -139,7 +129,8 @@ static void look_at_idle(struct pass *p, struct moor_link *l, uint64_t word)
         return;
     }
     if (is_due) {
-        begin_check(p, l);
+        l->is_doubted = false;
+        mr_keeper_check(p->rack, l);
         return;
     }
     watch(p, l);
@@ -242,8 +233,7 @@ static uint32_t gather(struct mr_rack *k, struct choice *to, uint32_t cap)
     for (uint32_t i = 0; i < mr_rack_used(k) && n < cap; i++) {
         struct moor_link *l = mr_rack_at(k, i);
         const uint64_t word = l ? mr_link_word(l) : 0;
-        const enum mr_link_state s = mr_link_state_of(word);
-        if (l && (s == MR_LINK_IDLE || s == MR_LINK_STALE))
+        if (l && mr_link_lies_idle(word))
             to[n++] = (struct choice){l, word};
     }
     return n;
@@ -354,11 +344,7 @@ void mr_keeper_fire_sweep(struct mr_timer *t, int64_t now_ns)
         return;
     struct pass p = {
         .rack = k, .o = &k->pool->options, .now_ns = now_ns, .next_ns = now_ns + GAP_MAX_NS};
-    for (uint32_t i = 0; i < mr_rack_used(k); i++) {
-        struct moor_link *l = mr_rack_at(k, i);
-        const enum mr_link_state s = l ? mr_link_state_of(mr_link_word(l)) : MR_LINK_EMPTY;
-        p.idle += s == MR_LINK_IDLE || s == MR_LINK_STALE;
-    }
+    p.idle = mr_keeper_count_idle(k);
     check_clock(&p);
     for (uint32_t i = 0; i < mr_rack_used(k); i++) {
         struct moor_link *l = mr_rack_at(k, i);

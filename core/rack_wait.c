@@ -102,7 +102,6 @@ static void add_to(struct mr_rack *k, struct mr_waiter *w, struct moor_link *l)
         mr_link_set(l, MR_LINK_LEASED);
     if (w->affinity && mr_rack_link_of_key(k, w->affinity) != l)
         mr_rack_bind_key(k, w->affinity, l);
-    w->is_reused = atomic_load_explicit(&l->uses, memory_order_relaxed) > 0;
     l->chain = w->links;
     w->links = l;
     w->got++;
