@@ -6,7 +6,7 @@
 
 # Every .c of a floor belongs to the library.
 file(GLOB MOORING_SOURCES CONFIGURE_DEPENDS
-     base/*.c alloc/*.c policy/*.c core/*.c h1/*.c tls/*.c client/*.c)
+     base/*.c alloc/*.c policy/*.c core/*.c h1/*.c h2/*.c tls/*.c client/*.c)
 add_library(mooring_objects OBJECT ${MOORING_SOURCES})
 target_compile_definitions(mooring_objects PUBLIC _GNU_SOURCE)
 target_include_directories(mooring_objects PUBLIC include ${PROJECT_SOURCE_DIR})
