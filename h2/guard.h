@@ -1,7 +1,7 @@
 /*
- * How much a peer may make us do for nothing: a token bucket for each kind of frame that costs it less
- * than us. What our own traffic explains (a WINDOW_UPDATE for each DATA frame sent) is added by
- * mr_h2_guard_allow, so that a busy legal peer never runs dry.
+ * How much a peer may make us do for nothing: a token bucket for each kind of frame that costs it
+ * less than us. What our own traffic explains (a WINDOW_UPDATE for each DATA frame sent) is added
+ * by mr_h2_guard_allow, so that a busy legal peer never runs dry.
  * Pure: time is an argument. Whoever owns the session owns the thread. Closes nothing itself.
  */
 #ifndef MR_H2_GUARD_H
@@ -13,8 +13,8 @@
  * sends one, and now and then another. */
 #define MR_H2_SETTINGS_BURST   32u
 #define MR_H2_SETTINGS_PER_SEC 4u
-/* PINGs that are no acknowledgement: each is answered, and answers queue up for a peer that does not
- * read. CVE-2019-9512. A peer that measures our upload sends many: allow by DATA sent. */
+/* PINGs that are no acknowledgement: each is answered, and answers queue up for a peer that does
+ * not read. CVE-2019-9512. A peer that measures our upload sends many: allow by DATA sent. */
 #define MR_H2_PING_BURST    256u
 #define MR_H2_PING_PER_SEC  50u
 #define MR_H2_PING_PER_DATA 1u
@@ -30,12 +30,12 @@
  * CVE-2019-9518. */
 #define MR_H2_PRIORITY_BURST   256u
 #define MR_H2_PRIORITY_PER_SEC 64u
-/* Each may wake a stream, only to send one byte. CVE-2019-9511, CVE-2019-9517. A legal peer sends one
- * for the stream and one for the connection after each DATA frame: allow by DATA sent. */
+/* Each may wake a stream, only to send one byte. CVE-2019-9511, CVE-2019-9517. A legal peer sends
+ * one for the stream and one for the connection after each DATA frame: allow by DATA sent. */
 #define MR_H2_WINDOW_UPDATE_BURST    1024u
 #define MR_H2_WINDOW_UPDATE_PER_SEC  128u
 #define MR_H2_WINDOW_UPDATE_PER_DATA 2u
-/* Heads of 1xx: a reply that never begins. Allow by requests sent, for each may be told 100 and 103. */
+/* Heads of 1xx: a reply that never begins. Allow by requests sent: each may be told 100 and 103. */
 #define MR_H2_INTERIM_BURST       128u
 #define MR_H2_INTERIM_PER_SEC     32u
 #define MR_H2_INTERIM_PER_REQUEST 4u
@@ -49,8 +49,9 @@
 #define MR_H2_HEADER_BYTES_PER_SEC     (128u * 1024u)
 #define MR_H2_HEADER_BYTES_PER_REQUEST (64u * 1024u)
 
-/* What was allowed and not used is kept up to so many bursts: a peer that was quiet through a day of
- * traffic may not flood us with all of it at once. 65,535 DATA frames of one byte fit a window. */
+/* What was allowed and not used is kept up to so many bursts: a peer that was quiet through a day
+ * of traffic may not flood us with all of it at once. Yet 65,535 DATA frames of one byte fit a
+ * window, and each may be answered. */
 #define MR_H2_GUARD_BURSTS_MAX 256u
 
 /* name, and the reason when it is too much. */
@@ -74,7 +75,7 @@ enum mr_h2_abuse {
 
 struct mr_h2_guard {
     struct {
-        uint64_t left; /* in billionths of a token: what one nanosecond adds is then a whole number */
+        uint64_t left; /* in billionths of a token: a nanosecond adds a whole number of them */
         int64_t filled_at_ns;
     } buckets[MR_H2_ABUSE_COUNT];
     uint64_t hits; /* how often a bucket was found empty */
@@ -82,8 +83,8 @@ struct mr_h2_guard {
 
 /* Every bucket holds its burst. */
 void mr_h2_guard_init(struct mr_h2_guard *g, int64_t now_ns);
-/* The peer did it n times (or sent n bytes). NULL, or the reason to end the conn as static text; the
- * bucket is empty then, so the next is one too many as well. */
+/* The peer did it n times (or sent n bytes). NULL, or the reason to end the conn as static text;
+ * the bucket is empty then, so the next is one too many as well. */
 const char *mr_h2_guard_note(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n,
                              int64_t now_ns);
 /* Our own traffic explains n more, see MR_H2_..._PER_DATA and _PER_REQUEST. */

@@ -2,8 +2,8 @@
  * Which stream of ours sends DATA next, RFC 9218 10: the lowest urgency number first; within one
  * urgency those that are not incremental in the order of their ids, each to its end; then the
  * incremental ones in turn, MR_H2_TURN_BYTES each.
- * Pure and without memory of its own: a turn is a member of its stream. Whoever owns the session owns
- * the thread. Only streams that can send now are added; one without data or window is removed.
+ * Pure and without memory of its own: a turn is a member of its stream. Whoever owns the session
+ * owns the thread. Only streams that can send now are added; one without data or window is removed.
  */
 #ifndef MR_H2_SCHEDULE_H
 #define MR_H2_SCHEDULE_H
@@ -38,7 +38,7 @@ void mr_h2_schedule_add(struct mr_h2_schedule *s, struct mr_h2_turn *t);
 void mr_h2_schedule_remove(struct mr_h2_schedule *s, struct mr_h2_turn *t);
 /* Whose DATA goes next, which stays added; NULL = nobody can send. */
 struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *s);
-/* It sent so many bytes. May end its turn; nothing happens to one that was removed since the pick. */
+/* It sent so many bytes, which may end its turn. Harmless if it was removed since the pick. */
 void mr_h2_schedule_served(struct mr_h2_schedule *s, struct mr_h2_turn *t, size_t bytes);
 /* New parameters, added or not. The same ones as before cost it no place. */
 void mr_h2_schedule_set(struct mr_h2_schedule *s, struct mr_h2_turn *t, uint8_t urgency,
