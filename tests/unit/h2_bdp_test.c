@@ -106,7 +106,7 @@ static unsigned pings_in(struct mr_h2_bdp *b, int64_t from, int64_t until)
         if (!mr_h2_bdp_received(b, b->window, now))
             continue;
         pings++;
-        /* At once and never faster: grows nothing after the first. */
+        /* Never faster than what was seen: grows nothing. */
         (void)mr_h2_bdp_pong(b, now + 100000 * MS);
     }
     return pings;
