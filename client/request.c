@@ -30,6 +30,7 @@ void moor_http_request_init_sized(moor_http_request *r, size_t size)
     const moor_http_request defaults = {
         .size = size,
         .body_length = MOOR_LENGTH_UNKNOWN,
+        .urgency = 3,
         .timeout_ms = MOOR_TIMEOUT_OF_POOL,
         .connect_timeout_ms = MOOR_TIMEOUT_OF_POOL,
         .first_byte_timeout_ms = MOOR_TIMEOUT_OF_POOL,
