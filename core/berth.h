@@ -77,6 +77,7 @@ struct mr_berth {
     uint32_t dialing;           /* conns of ours being resolved, connected or secured */
     uint32_t moving_in, asking; /* moves asked of others; of those, not late */
     uint32_t next_other;        /* rotating start for asking other shards */
+    bool wants_more;            /* every conn carries more than its ideal: one more dial */
     int64_t expires_min_ns;     /* lower bound of expires_ns of the idle conns */
     struct mr_timer sweep;      /* idle timeout, lifetime, min idle */
     struct mr_timer retry;      /* backoff is over */

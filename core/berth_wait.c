@@ -228,7 +228,7 @@ static void note_reason(struct mr_berth *b, moor_wait_reason reason)
 /* Dials or waits, until what is coming would serve everyone who waits. */
 static void feed_waiters(struct mr_berth *b)
 {
-    const uint32_t each = b->upstream->pool->protocol->capacity_expected;
+    const uint32_t each = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed);
     const bool is_alone =
         atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed) == 1;
     int verdict = MR_GATE_GO;
@@ -264,6 +264,13 @@ static void feed_waiters(struct mr_berth *b)
     }
 }
 
+uint32_t mr_berth_min_idle(struct mr_berth *b)
+{
+    const uint32_t min = MR_OPTION(mr_berth_options(b)->conns_min_idle);
+    const bool is_shared = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed) > 1;
+    return is_shared && min > 1 ? 1 : min;
+}
+
 static bool may_top_up(struct mr_berth *b)
 {
     if (!atomic_load_explicit(&b->upstream->wasted, memory_order_relaxed))
@@ -275,17 +282,25 @@ static bool may_top_up(struct mr_berth *b)
     return false;
 }
 
+/* A conn that carries many claims is spare capacity by itself, idle or not. */
+static bool has_enough(struct mr_berth *b, uint32_t min)
+{
+    struct mr_upstream *u = b->upstream;
+    if (atomic_load_explicit(&u->capacity, memory_order_relaxed) > 1)
+        return b->dialing || b->waiter_count || mr_pool_conn_count(u) >= min;
+    return atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing >=
+           min + b->waiter_count;
+}
+
 /* Keeps min idle conns over all shards: dials that no waiter asked for. */
 static void top_up(struct mr_berth *b)
 {
     struct mr_upstream *u = b->upstream;
-    const uint32_t min = MR_OPTION(mr_berth_options(b)->conns_min_idle);
+    const uint32_t min = mr_berth_min_idle(b);
     /* A place under a shared cap is theirs who wait: they may have closed an idle conn of ours for it. */
     if (mr_pool_shares_caps(u->pool) && atomic_load(&u->pool->runtime->waiters))
         return;
-    while (atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing <
-               min + b->waiter_count &&
-           may_top_up(b)) {
+    while (!has_enough(b, min) && may_top_up(b)) {
         const int verdict = mr_attempt_begin(b);
         if (verdict == MR_GATE_GO)
             continue;
@@ -308,6 +323,9 @@ void mr_berth_run_feed(struct mr_deferred *d)
     mr_berth_serve(b);
     if (b->waiter_count)
         feed_waiters(b);
+    if (b->wants_more && !b->dialing)
+        (void)mr_attempt_begin(b); /* at a cap those there are have to do */
+    b->wants_more = false;
     if (MR_OPTION(mr_berth_options(b)->conns_min_idle) && mr_pool_is_home(b->upstream, b->shard))
         top_up(b);
 }

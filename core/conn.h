@@ -113,6 +113,8 @@ void mr_conn_drain(struct mr_conn *c, const char *why);
 /* Queues bytes; all that is queued in a turn leaves in one send. MOOR_ERESET when closing (sent() is
  * not called), MOOR_ENOMEM. */
 MOOR_NODISCARD moor_err mr_conn_write(struct mr_conn *c, struct mr_out *o);
+/* From the loop's flushes: now, instead of with the next ones. */
+void mr_conn_flush_now(struct mr_conn *c);
 /* Bytes queued and not yet handed to the kernel. */
 size_t mr_conn_unsent(const struct mr_conn *c);
 /* A send is in the kernel's hands: some of it may have left. */

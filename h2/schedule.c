@@ -1,0 +1,75 @@
+/*
+ * Whose request body goes next. Pure.
+ */
+#include "h2/schedule.h"
+
+#include "base/assert.h"
+
+void mr_h2_schedule_init(struct mr_h2_schedule *q)
+{
+    q->ready = 0;
+    for (int i = 0; i < MR_H2_URGENCIES; i++) {
+        mr_list_init(&q->whole[i]);
+        mr_list_init(&q->parts[i]);
+    }
+}
+
+void mr_h2_turn_init(struct mr_h2_turn *t, int32_t id, uint32_t urgency, bool is_incremental)
+{
+    *t = (struct mr_h2_turn){
+        .id = id,
+        .urgency = (uint8_t)(urgency < MR_H2_URGENCIES ? urgency : MR_H2_URGENCIES - 1),
+        .is_incremental = is_incremental,
+    };
+}
+
+static struct mr_h2_turn *turn_of(struct mr_list *l)
+{
+    return MR_CONTAINER_OF(l, struct mr_h2_turn, link);
+}
+
+void mr_h2_schedule_add(struct mr_h2_schedule *q, struct mr_h2_turn *t)
+{
+    if (t->is_listed)
+        return;
+    t->is_listed = true;
+    t->served = 0;
+    q->ready |= 1U << t->urgency;
+    if (t->is_incremental) {
+        mr_list_push_back(&q->parts[t->urgency], &t->link);
+        return;
+    }
+    struct mr_list *list = &q->whole[t->urgency], *at = list->prev;
+    while (at != list && turn_of(at)->id > t->id)
+        at = at->prev;
+    mr_list_insert_after(at, &t->link);
+}
+
+void mr_h2_schedule_remove(struct mr_h2_schedule *q, struct mr_h2_turn *t)
+{
+    if (!t->is_listed)
+        return;
+    t->is_listed = false;
+    mr_list_remove(&t->link);
+    if (mr_list_is_empty(&q->whole[t->urgency]) && mr_list_is_empty(&q->parts[t->urgency]))
+        q->ready &= ~(1U << t->urgency);
+}
+
+struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *q)
+{
+    if (!q->ready)
+        return NULL;
+    const int urgency = __builtin_ctz(q->ready);
+    struct mr_list *l = mr_list_first(&q->whole[urgency]);
+    return turn_of(l ? l : mr_list_first(&q->parts[urgency]));
+}
+
+void mr_h2_schedule_served(struct mr_h2_schedule *q, struct mr_h2_turn *t, size_t bytes)
+{
+    t->served += bytes;
+    if (!t->is_incremental || !t->is_listed || t->served < MR_H2_QUANTUM)
+        return;
+    t->served = 0;
+    mr_list_remove(&t->link);
+    mr_list_push_back(&q->parts[t->urgency], &t->link);
+}
