@@ -90,7 +90,9 @@ class Stream:
         self.number = number
         self.body = b""
         self.allowance = allowance  # what the client may still send
+        self.room = 0  # what we may
         self.is_complete = False
+        self.was_given = False
 
 
 class Conn:
@@ -102,7 +104,7 @@ class Conn:
         self.streams = {}  # open ones
         self.last = 0
         self.answered = 0
-        self.allowance = 65535
+        self.allowance = self.room = 65535
         self.pending = []  # our SETTINGS that are not acknowledged yet
         self.limits = {STREAMS: None, INITIAL_WINDOW: 65535, FRAME_SIZE: 16384}
         # What the client may not know yet binds it not; so of two values the laxer one counts.
@@ -130,16 +132,30 @@ class Conn:
         self.send(settings(*pairs))
 
     def answer(self, stream, body=None, *fields):
-        """A whole response, in one write. The default body echoes the request's."""
+        """A whole response, as fast as the client's windows let it. The default body echoes the
+        request's."""
         if body is None:
             body = stream.body or BODY
+        frames, at, number = [head(stream.number, *fields)], 0, stream.number
+        while at < len(body):
+            size = min(16384, len(body) - at, self.room, stream.room)
+            if size <= 0:
+                self.send(*frames)
+                frames = []
+                self.read()
+                if number not in self.streams:
+                    return  # the client has reset it
+                continue
+            self.room -= size
+            stream.room -= size
+            frames.append(data(number, body[at:at + size], at + size == len(body)))
+            at += size
+        if not body:
+            frames.append(data(number, b"", True))
         self.answered += 1
         self.peer.count("answered")
-        self.streams.pop(stream.number, None)
-        number = stream.number
-        pieces = [data(number, body[at:at + 16384], at + 16384 >= len(body))
-                  for at in range(0, len(body), 16384)] or [data(number, b"", True)]
-        self.send(head(number, *fields), *pieces)
+        self.streams.pop(number, None)
+        self.send(*frames)
 
     def reset(self, stream, code):
         self.streams.pop(stream.number, None)
@@ -189,12 +205,21 @@ class Conn:
             self.on_headers(stream, flags)
         elif kind == DATA:
             self.on_data(stream, flags, payload)
+        elif kind == WINDOW:
+            more = int.from_bytes(payload, "big")
+            if stream == 0:
+                self.room += more
+            elif stream in self.streams:
+                self.streams[stream].room += more
         return kind, flags, stream, payload
 
     def on_settings(self, flags, payload):
         if not flags & ACK:
             for at in range(0, len(payload), 6):
                 key, value = struct.unpack_from(">HI", payload, at)
+                if key == INITIAL_WINDOW:
+                    for stream in self.streams.values():
+                        stream.room += value - self.theirs[key]
                 self.theirs[key] = value
             self.send(frame(SETTINGS, ACK))
             return
@@ -220,6 +245,7 @@ class Conn:
             self.peer.violation(f"stream {stream} after {self.last}")
         self.last = stream
         self.streams[stream] = Stream(stream, self.limits[INITIAL_WINDOW])
+        self.streams[stream].room = self.theirs[INITIAL_WINDOW]
         self.streams[stream].is_complete = bool(flags & END_STREAM)
         self.peer.count("requests")
         self.peer.highest("most_open", len(self.streams))
@@ -244,16 +270,32 @@ class Conn:
     def request(self):
         """The next stream whose request is complete."""
         while True:
-            _, _, number, _ = self.read()
-            stream = self.streams.get(number)
-            if stream and stream.is_complete and not hasattr(stream, "was_given"):
-                stream.was_given = True
-                return stream
+            for stream in self.streams.values():
+                if stream.is_complete and not stream.was_given:
+                    stream.was_given = True
+                    return stream
+            self.read()
+
+    def read_ahead(self):
+        """What has arrived already, so that streams opened together are seen together."""
+        self.socket.setblocking(False)
+        try:
+            while piece := self.socket.recv(65536):
+                self.buffer += piece
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            raise Ended from e
+        self.socket.setblocking(True)
+        while len(self.buffer) >= 9 + int.from_bytes(self.buffer[:3], "big"):
+            self.read()
 
     def serve(self):
         """Behaves, from here on."""
         while True:
-            self.answer(self.request())
+            stream = self.request()
+            self.read_ahead()
+            self.answer(stream)
 
     def hear_out(self):
         """Reads until the client closes: it must see what we sent, not a reset."""
@@ -553,6 +595,7 @@ def rst_after_answer(conn):
     while True:
         conn.read()
         for stream in list(conn.streams.values()):
+            stream.was_given = True
             conn.answer(stream, BODY)
             conn.send(reset(stream.number, NO_ERROR))
 
@@ -630,10 +673,12 @@ def stall_mid_body(conn):
 
 @scenario
 def settings_zero_streams(conn):
-    """No streams at all for a moment, then NUMBER (5)."""
+    """No streams at all for a moment, those that came early refused; then NUMBER (5)."""
     conn.greet((STREAMS, 0))
     while conn.pending:
         conn.read()
+    for stream in list(conn.streams.values()):
+        conn.reset(stream, REFUSED_STREAM)
     time.sleep(0.2)
     conn.configure((STREAMS, conn.peer.number or 5))
     conn.serve()
@@ -644,7 +689,9 @@ def settings_midflight(conn):
     """Streams: 100, after 20 answers 1, after 20 more 50."""
     conn.greet((STREAMS, 100))
     while True:
-        conn.answer(conn.request())
+        stream = conn.request()
+        conn.read_ahead()
+        conn.answer(stream)
         if conn.answered == 20:
             conn.configure((STREAMS, 1))
         if conn.answered == 40:
@@ -659,9 +706,7 @@ def settings_lowered(conn):
     conn.configure((STREAMS, 2))
     while conn.pending:
         conn.read()
-    got = [s for s in conn.streams.values() if s.is_complete]
     for stream in got:
-        stream.was_given = True
         conn.answer(stream)
     conn.serve()
 
