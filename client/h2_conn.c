@@ -128,6 +128,8 @@ void mr_h2_conn_write_later(struct mr_h2_conn *h)
 static void h2_drained(struct mr_conn *c)
 {
     struct mr_h2_conn *h = mr_h2_conn_of(c);
+    if (!h) /* what filters said before it was open */
+        return;
     if (mr_h2_wants_output(&h->session))
         mr_h2_conn_write_later(h);
     end_if_over(h);

@@ -55,8 +55,10 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     const moor_err e = mr_url_parse(text, t->storage, &u, &fault);
     if (e)
         return refuse(p, e, fault.what, masked);
-    if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS)
-        return refuse(p, MOOR_ENOSYS, "this build speaks http and https only", masked);
+    if (u.scheme == MR_URL_H2C && strcmp(p->options.http_version, "2") != 0)
+        return refuse(p, MOOR_EINVAL, "h2c needs a pool of HTTP/2 (http_version 2)", masked);
+    if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS && u.scheme != MR_URL_H2C)
+        return refuse(p, MOOR_ENOSYS, "this build speaks http, https and h2c only", masked);
     const bool is_secure = mr_url_scheme_is_tls(u.scheme);
     if (is_secure && !http->upstream && !p->security)
         return refuse(p, MOOR_ENOSYS, "no TLS: the log said why when the pool was opened", masked);
