@@ -183,6 +183,11 @@ function serve(stream, headers) {
         stream.end('no ' + path);
         return;
     }
+    if (method === 'HEAD') {
+        stream.respond({ ':status': 200, 'content-length': fs.statSync(file).size },
+            { endStream: true });
+        return;
+    }
     stream.respondWithFile(file);
 }
 http2.createServer().on('stream', serve).listen(+clear, '127.0.0.1');

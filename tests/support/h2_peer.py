@@ -475,9 +475,11 @@ def goaway_after_n(conn):
     """Each conn answers NUMBER streams (5) and says so; those above get nothing."""
     conn.greet()
     most = conn.peer.number or 5
-    got = [conn.request() for _ in range(most)]
-    conn.send(goaway(got[-1].number))
-    for stream in got:
+    for number in range(most):
+        stream = conn.request()
+        conn.read_ahead()
+        if number == most - 1:
+            conn.send(goaway(stream.number))
         conn.answer(stream)
     conn.hear_out()
 
