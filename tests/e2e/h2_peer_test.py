@@ -173,8 +173,16 @@ class Streams(PeerTest):
         self.assertLessEqual(peer.most_open, 100)
 
     def test_no_streams_for_a_while(self):
-        peer = self.load("settings_zero_streams", "-c", "1", "-m", "20", number=5)
-        self.assertLessEqual(peer.most_open, 100)
+        self.load("settings_zero_streams", "-c", "1", "-m", "20", number=5)
+
+    def test_no_streams_and_early_ones_refused(self):
+        """Every new conn refuses what was sent before its SETTINGS: the first one's come too late
+        for whoever asks once, the others may be tired of it. Bounded, whatever the end."""
+        with Peer("settings_zero_refused", 5) as peer:
+            code, _, err = self.get(peer)
+            self.assertIn(code, (0, 56), err)
+            self.assertLessEqual(peer.conns, CONNS_PER_REQUEST)
+            self.judged(peer)
 
     def test_limit_moves(self):
         self.load("settings_midflight", "-c", "1", "-m", "30", count=300)
@@ -183,7 +191,13 @@ class Streams(PeerTest):
         self.load("settings_lowered", "-c", "1", "-m", "10", number=10)
 
     def test_goaway_after_some(self):
-        peer = self.load("goaway_after_n", "-c", "1", "-m", "10", number=5)
+        peer = self.load("goaway_after_n", "-c", "1", "-m", "10", number=20)
+        self.assertGreaterEqual(peer.conns, 5)
+
+    def test_goaway_after_fewer_than_are_open(self):
+        """Some are above the last id of one conn after another."""
+        peer = self.load("goaway_after_n", "-c", "1", "-m", "10", number=5,
+                         MOORING_REPLAYS_MAX="10")
         self.assertGreaterEqual(peer.conns, 20)
 
     def test_goaway_after_one(self):

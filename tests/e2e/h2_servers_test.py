@@ -175,6 +175,6 @@ if __name__ == "__main__":
         print("openssl or every server is missing", file=sys.stderr)
         sys.exit(77)
     done = unittest.main(exit=False).result
-    if done.wasSuccessful() and len(done.skipped) == done.testsRun:
+    if done.wasSuccessful() and len(done.skipped) >= done.testsRun:
         sys.exit(77)  # the server that was asked for is not installed
     sys.exit(not done.wasSuccessful())

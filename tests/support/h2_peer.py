@@ -675,11 +675,21 @@ def stall_mid_body(conn):
 
 @scenario
 def settings_zero_streams(conn):
-    """No streams at all for a moment, those that came early refused; then NUMBER (5)."""
+    """No streams at all for a moment, though those that came early are served; then NUMBER (5)."""
+    zero_streams(conn, refuses=False)
+
+
+@scenario
+def settings_zero_refused(conn):
+    """The same, and those that came early are refused."""
+    zero_streams(conn, refuses=True)
+
+
+def zero_streams(conn, refuses):
     conn.greet((STREAMS, 0))
     while conn.pending:
         conn.read()
-    for stream in list(conn.streams.values()):
+    for stream in list(conn.streams.values()) if refuses else ():
         conn.reset(stream, REFUSED_STREAM)
     time.sleep(0.2)
     conn.configure((STREAMS, conn.peer.number or 5))
