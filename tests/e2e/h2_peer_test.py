@@ -9,6 +9,7 @@ does, a request ends by itself: TIMEOUT is there to be missed by a client that h
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from h2_peer import (BODY, CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR,  # noqa: E402
+import h2_peer  # noqa: E402
+from h2_peer import (BODY, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR,  # noqa: E402
                      SCENARIOS, Peer)
 from mooring_case import WAIT_S, environment, pattern, run  # noqa: E402
 
@@ -110,6 +112,9 @@ class Rules(PeerTest):
 
     def test_padding_and_unknown_frames(self):
         self.good("padded", urls=2)
+
+    def test_padding_counts_in_the_windows(self):
+        self.good("padded_body", urls=2, body=b"y" * 200_000)
 
     def test_settings_and_data_after_the_answer_cost_only_the_conn(self):
         for name in ("settings_unasked_ack", "data_closed_stream"):
@@ -278,6 +283,14 @@ class Closings(PeerTest):
             self.assertGreater(peer.pings, 0)
             self.assertEqual(peer.conns, 1)
 
+    def test_a_server_that_never_says_settings_is_given_up(self):
+        with Peer("silent") as peer:
+            code, _, err = self.get(peer, MOORING_H2_PING_AFTER_MS="50",
+                                    MOORING_H2_PING_TIMEOUT_MS="300")
+            self.assertNotIn(code, (0, HUNG), err)
+            self.assertGreater(code, 0, err)
+            self.assertLessEqual(peer.conns, CONNS_PER_REQUEST)
+
     def test_a_ping_without_answer_moves_the_request(self):
         with Peer("never_ack_ping") as peer:
             code, out, err = self.get(peer, urls=2, MOORING_H2_PING_AFTER_MS="50",
@@ -309,17 +322,31 @@ MALFORMED = ("length_more", "length_fewer", "length_no_body", "length_twice", "l
              "status_twice")
 
 
+# Of these the caller hears only that the conn is over, and a GET is tried again before that.
+UNNAMED = {"settings_odd_size", "ping_odd_size", "frame_too_large", "data_unknown_stream",
+           "data_even_stream", "data_stream_zero", "data_before_head", "continuation_alone",
+           "continuation_torn", "padding_too_long", "http1_answer", "settings_missing",
+           "hpack_garbage", "hpack_bad_index", "hpack_table_size", "header_huge", "goaway_rising"}
+BROKE = "broke the protocol"
+
+
 class Broken(PeerTest):
     def test_rules_of_the_conn(self):
         for name, codes in BROKEN.items():
             with self.subTest(name):
-                self.bad(name, codes=codes or ())
+                self.bad(name, codes=codes or (), what="" if name in UNNAMED else BROKE)
+
+    def test_a_broken_rule_ends_a_post_at_once(self):
+        for name in BROKEN:
+            if name not in ("goaway_rising", "settings_missing"):
+                with self.subTest(name):
+                    self.assertEqual(self.bad(name, "-d", "cargo").requests, 1)
 
     def test_malformed_answers(self):
         """Errors of a stream; the request is not made again."""
         for name in MALFORMED:
             with self.subTest(name):
-                self.assertEqual(self.bad(name).requests, 1)
+                self.assertEqual(self.bad(name, what=BROKE, codes=(PROTOCOL_ERROR,)).requests, 1)
 
     def test_malformed_answers_reach_nobody_as_whole(self):
         for name in ("length_more", "length_fewer", "headers_twice", "trailers_pseudo"):
@@ -344,19 +371,23 @@ class Broken(PeerTest):
 
 
 # Must end the conn long before TIMEOUT, with an error.
-FLOODS = ("flood_continuation", "flood_continuation_empty", "flood_ping", "flood_settings",
-          "flood_settings_empty", "flood_settings_ack", "flood_rst", "flood_data_empty",
-          "flood_interim", "header_bomb")
+FLOODS = {
+    "flood_continuation": BROKE, "flood_continuation_empty": BROKE, "flood_ping": BROKE,
+    "flood_ping_ack": "floods with PING", "flood_settings": "floods with SETTINGS",
+    "flood_settings_empty": "floods with SETTINGS", "flood_settings_ack": BROKE,
+    "flood_rst": "stream", "flood_data_empty": "floods with empty DATA",
+    "flood_data_padding": BROKE, "flood_interim": "interim", "flood_window": BROKE,
+    "flood_priority": BROKE, "header_bomb": "header_bytes_max",
+}
 # Cost the client no more than reading them: it may endure them until the request's timeout.
-NUISANCES = ("flood_ping_ack", "flood_data_padding", "flood_window", "flood_priority",
-             "flood_goaway", "flood_unknown", "flood_altsvc")
+NUISANCES = ("flood_goaway", "flood_unknown", "flood_altsvc")
 
 
 class Floods(PeerTest):
     def test_floods_end_the_conn(self):
-        for name in FLOODS:
+        for name, what in FLOODS.items():
             with self.subTest(name):
-                self.bad(name)
+                self.bad(name, what=what)
 
     def test_nuisances_do_not_outlast_the_timeout(self):
         for name in NUISANCES:
@@ -365,6 +396,50 @@ class Floods(PeerTest):
                 self.assertGreater(code, 0, err)
                 self.assertRegex(err, r"\Amooring get: [^\n]+\n\Z")
                 self.assertLessEqual(peer.conns, CONNS_PER_REQUEST)
+
+
+class Judge(unittest.TestCase):
+    """The peer sees a client that breaks rules: without that the tests above say little."""
+
+    def violations(self, *frames, name="good"):
+        with Peer(name) as peer, socket.create_connection(("127.0.0.1", peer.port)) as s:
+            s.settimeout(WAIT_S)
+            s.sendall(h2_peer.PREFACE + h2_peer.settings() + b"".join(frames))
+            s.shutdown(socket.SHUT_WR)
+            try:
+                while s.recv(65536):
+                    pass
+            except OSError:
+                pass
+            return peer.violations
+
+    def open(self, number, last=True):
+        return h2_peer.frame(h2_peer.HEADERS, 4 | last, number, h2_peer.block((":method", "GET")))
+
+    def test_nothing_wrong(self):
+        self.assertEqual(self.violations(self.open(1), self.open(3)), [])
+
+    def test_streams_out_of_order(self):
+        self.assertEqual(len(self.violations(self.open(3), self.open(1))), 1)
+        self.assertEqual(len(self.violations(self.open(2))), 1)
+
+    def test_too_many_streams(self):
+        acked = h2_peer.frame(h2_peer.SETTINGS, h2_peer.ACK)
+        seen = self.violations(acked, self.open(1, False), name="settings_zero_streams")
+        self.assertEqual(len(seen), 1, seen)
+
+    def test_frame_too_large(self):
+        seen = self.violations(self.open(1, False), h2_peer.data(1, bytes(16385)))
+        self.assertEqual(len(seen), 1, seen)
+
+    def test_beyond_the_window(self):
+        seen = self.violations(h2_peer.frame(h2_peer.SETTINGS, h2_peer.ACK), self.open(1, False),
+                               h2_peer.data(1, b"ab"), name="window_one")
+        self.assertEqual(len(seen), 1, seen)
+
+    def test_unasked_acknowledgement(self):
+        acked = h2_peer.frame(h2_peer.SETTINGS, h2_peer.ACK)
+        self.assertEqual(len(self.violations(acked, acked)), 1)
 
 
 if __name__ == "__main__":

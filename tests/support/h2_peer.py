@@ -468,6 +468,25 @@ def padded(conn):
                   frame(DATA, 0, n, b""), frame(DATA, 8 | END_STREAM, n, b"\0" + BODY[1:]))
 
 
+@scenario
+def padded_body(conn):
+    """2,000 DATA, each of 100 bytes and 200 of padding: the windows must be refilled with both."""
+    conn.greet()
+    while True:
+        stream = conn.request()
+        n = stream.number
+        conn.send(head(n))
+        for number in range(2000):
+            while min(conn.room, stream.room) < 301 and n in conn.streams:
+                conn.read()
+            conn.room -= 301
+            stream.room -= 301
+            conn.send(frame(DATA, 8 | (END_STREAM if number == 1999 else 0), n,
+                            b"\xc8" + b"y" * 100 + bytes(200)))
+        conn.streams.pop(n, None)
+        conn.peer.count("answered")
+
+
 # --- how conns and streams end
 
 @scenario
