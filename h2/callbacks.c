@@ -12,9 +12,16 @@
 /* RFC 9113 6.5.2: what a field counts beyond its bytes. */
 enum { FIELD_OVERHEAD = 32, HEADERS_FIRST = 16 };
 
-static struct mr_h2_stream *stream_of(nghttp2_session *ng, int32_t id)
+/* Frames of one stream come together: the last one is remembered. */
+static struct mr_h2_stream *stream_of(struct mr_h2_session *h, int32_t id)
 {
-    return id ? nghttp2_session_get_stream_user_data(ng, id) : NULL;
+    if (!id)
+        return NULL;
+    if (h->last_id != id || !h->last) {
+        h->last_id = id;
+        h->last = nghttp2_session_get_stream_user_data(h->ng, id);
+    }
+    return h->last;
 }
 
 /* The connection ends: the caller hears it from mr_h2_input. */
@@ -44,6 +51,8 @@ void mr_h2_stream_forget(struct mr_h2_stream *s)
     mr_h2_schedule_remove(&h->schedule, &s->turn);
     if (h->chosen == s)
         h->chosen = NULL;
+    if (h->last == s)
+        h->last = NULL;
     s->piece = (moor_span){NULL, 0};
     s->session = NULL;
 }
@@ -52,8 +61,8 @@ void mr_h2_stream_forget(struct mr_h2_stream *s)
 
 static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
-    (void)user;
-    struct mr_h2_stream *s = stream_of(ng, frame->hd.stream_id);
+    (void)ng;
+    struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);
     if (s) {
         s->header_count = 0;
         s->header_bytes = 0;
@@ -96,9 +105,10 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint
                      size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags,
                      void *user)
 {
+    (void)ng;
     (void)flags;
     struct mr_h2_session *h = user;
-    struct mr_h2_stream *s = stream_of(ng, frame->hd.stream_id);
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
     if (!s || s->is_ignored)
         return 0;
     if (name_len && name[0] == ':') { /* nghttp2 lets only ":status" come, three digits, once */
@@ -187,7 +197,7 @@ static void window_opened(struct mr_h2_session *h, struct mr_h2_stream *s)
 static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
     struct mr_h2_session *h = user;
-    struct mr_h2_stream *s = stream_of(ng, frame->hd.stream_id);
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
     switch (frame->hd.type) {
     case NGHTTP2_SETTINGS:
         settings_came(h, frame);
@@ -212,7 +222,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
     default:
         return 0;
     }
-    s = stream_of(ng, frame->hd.stream_id); /* the event may have left it */
+    s = stream_of(h, frame->hd.stream_id); /* the event may have left it */
     if (!s || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
         return 0;
     s->is_ended = true;
@@ -226,7 +236,7 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 {
     (void)flags;
     struct mr_h2_session *h = user;
-    struct mr_h2_stream *s = stream_of(ng, id);
+    struct mr_h2_stream *s = stream_of(h, id);
     h->unreturned += len;
     /* A slow caller's window shuts only its own stream, until all of them hold too much. */
     if (h->unreturned > h->limits.window_max)
@@ -244,10 +254,10 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
 
 static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
-    (void)user;
+    (void)ng;
     if (frame->hd.type != NGHTTP2_HEADERS)
         return 0;
-    struct mr_h2_stream *s = stream_of(ng, frame->hd.stream_id);
+    struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);
     if (s)
         s->is_sent = true;
     return 0;
@@ -281,8 +291,9 @@ static const char *why(const struct mr_h2_stream *s, uint32_t code)
 
 static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void *user)
 {
+    (void)ng;
     struct mr_h2_session *h = user;
-    struct mr_h2_stream *s = stream_of(ng, id);
+    struct mr_h2_stream *s = stream_of(h, id);
     if (!s)
         return 0;
     const bool is_whole = s->is_ended && s->has_head && !s->is_ignored;
@@ -301,8 +312,9 @@ static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void 
 /* nghttp2 ends the connection by itself after this; what it was goes to whoever asks. */
 static int on_invalid_frame(nghttp2_session *ng, const nghttp2_frame *frame, int err, void *user)
 {
+    (void)ng;
     struct mr_h2_session *h = user;
-    struct mr_h2_stream *s = stream_of(ng, frame->hd.stream_id);
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
     if (s && !s->what)
         s->what = nghttp2_strerror(err);
     h->invalid = nghttp2_strerror(err);

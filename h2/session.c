@@ -16,40 +16,11 @@
 /* Frames we owe a peer that asks without reading, and entries of one SETTINGS: CVE-2019-9512 and 9515. */
 enum { ACKS_MAX = 100, SETTINGS_MAX = 32, STREAMS_ASSUMED = 100 };
 
-/* ---- memory ---- */
-
-static void *ng_malloc(size_t size, void *heap)
-{
-    return mr_heap_alloc_unsized(heap, size);
-}
-
-static void ng_free(void *p, void *heap)
-{
-    if (p)
-        mr_heap_free_unsized(heap, p);
-}
-
-static void *ng_calloc(size_t n, size_t size, void *heap)
-{
-    size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes))
-        return NULL;
-    void *p = mr_heap_alloc_unsized(heap, bytes);
-    if (p)
-        memset(p, 0, bytes);
-    return p;
-}
-
-static void *ng_realloc(void *p, size_t size, void *heap)
-{
-    return mr_heap_realloc_unsized(heap, p, size);
-}
-
 /* ---- life ---- */
 
 static int make(struct mr_h2_session *h)
 {
-    nghttp2_mem mem = {h->heap, ng_malloc, ng_free, ng_calloc, ng_realloc};
+    nghttp2_mem mem = {&h->memory, mr_h2_malloc, mr_h2_free, mr_h2_calloc, mr_h2_realloc};
     nghttp2_session_callbacks *callbacks = NULL;
     nghttp2_option *option = NULL;
     int err = nghttp2_session_callbacks_new(&callbacks);
@@ -88,15 +59,17 @@ moor_err mr_h2_session_init(struct mr_h2_session *h, struct mr_heap *heap,
                             int64_t now_ns)
 {
     memset(h, 0, sizeof *h);
-    h->heap = heap;
+    mr_h2_memory_init(&h->memory, heap);
     h->limits = *limits;
     h->events = events;
     h->now_ns = now_ns;
     mr_h2_guard_init(&h->guard, now_ns);
     mr_h2_bdp_init(&h->bdp, limits->window_stream, limits->window_max);
     mr_h2_schedule_init(&h->schedule);
-    if (make(h))
+    if (make(h)) {
+        mr_h2_memory_fini(&h->memory);
         return MOOR_ENOMEM;
+    }
     if (say_hello(h)) {
         mr_h2_session_fini(h);
         return MOOR_ENOMEM;
@@ -108,6 +81,7 @@ void mr_h2_session_fini(struct mr_h2_session *h)
 {
     nghttp2_session_del(h->ng);
     h->ng = NULL;
+    mr_h2_memory_fini(&h->memory);
 }
 
 bool mr_h2_wants_output(const struct mr_h2_session *h)

@@ -9,9 +9,9 @@
 
 #include <mooring/http.h>
 
-#include "alloc/heap.h"
 #include "h2/bdp.h"
 #include "h2/guard.h"
+#include "h2/memory.h"
 #include "h2/schedule.h"
 
 struct nghttp2_session;
@@ -89,14 +89,16 @@ struct mr_h2_session {
     struct nghttp2_session *ng;
     const struct mr_h2_events *events;
     struct mr_h2_limits limits;
-    struct mr_heap *heap;
+    struct mr_h2_memory memory; /* nghttp2's */
     struct mr_h2_guard guard;
     struct mr_h2_bdp bdp;
     struct mr_h2_schedule schedule;
     struct mr_h2_stream *chosen; /* whose body goes into the next DATA frame */
-    moor_span unwritten;         /* of the frame nghttp2 gave last */
-    const char *fault;           /* the peer broke a rule or a bound: the connection ends */
-    const char *invalid;         /* of the last frame that broke a rule */
+    struct mr_h2_stream *last;   /* of the last frame, and its id */
+    int32_t last_id;
+    moor_span unwritten; /* of the frame nghttp2 gave last */
+    const char *fault;   /* the peer broke a rule or a bound: the connection ends */
+    const char *invalid; /* of the last frame that broke a rule */
     int64_t now_ns;
     size_t unreturned; /* received, not consumed: over all streams */
     size_t withheld;   /* of the connection's window */
