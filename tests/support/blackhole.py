@@ -6,9 +6,9 @@ Usage: blackhole.py PORT-OF-THE-SERVER
 Prints its port. Each line "swallow" on standard input blackens the conns that are open then; new
 ones pass. Each line "count" prints how many conns there have been. Ends with standard input.
 
-The kernel still acknowledges what is dropped here, which a real hole would not do: a client must not
-take that for life. Tests import BlackHole instead. One thread runs all of it; commands reach it by a
-pipe.
+The kernel still acknowledges what is dropped here, which a real hole would not do: a client must
+not take that for life. Tests import BlackHole instead. One thread runs all of it; commands reach it
+by a pipe.
 """
 
 import os

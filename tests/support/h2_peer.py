@@ -461,7 +461,8 @@ def padded(conn):
         conn.streams.pop(n)
         conn.peer.count("answered")
         conn.send(frame(0xfa, 0x55, n, b"whatever"),
-                  frame(HEADERS, 8 | 32, n, b"\5" + struct.pack(">IB", 0, 16) + fields[:5] + bytes(5)),
+                  frame(HEADERS, 8 | 32, n,
+                        b"\5" + struct.pack(">IB", 0, 16) + fields[:5] + bytes(5)),
                   frame(CONTINUATION, 0, n, fields[5:99]),
                   frame(CONTINUATION, END_HEADERS, n, fields[99:]),
                   frame(0xfb, 0, 0, b""), frame(DATA, 8, n, b"\x09" + BODY[:1] + bytes(9)),
@@ -522,7 +523,7 @@ def goaway_at_once(conn):
 
 @scenario
 def goaway_twice(conn):
-    """As RFC 9113 6.8 advises: 2^31-1, a moment, then the id of the last stream served; NUMBER (5)."""
+    """As RFC 9113 6.8 advises: 2^31-1, a moment, then the last id served; after NUMBER (5)."""
     conn.greet()
     most = conn.peer.number or 5
     for _ in range(most):
@@ -976,8 +977,8 @@ def header_bomb(conn):
     conn.greet()
     stream = conn.request()
     bomb = b"\x88" + b"\x40" + text(b"x") + text(b"y" * 3000) + b"\xbe" * 16000
-    conn.send(frame(HEADERS, 0, stream.number, bomb[:16384]) + pieces_of(stream.number, bomb[16384:])
-              + data(stream.number, BODY, True))
+    conn.send(frame(HEADERS, 0, stream.number, bomb[:16384]) +
+              pieces_of(stream.number, bomb[16384:]) + data(stream.number, BODY, True))
     conn.hear_out()
 
 
