@@ -225,6 +225,7 @@ void mr_h2_conn_settings(struct mr_h2_session *s, uint32_t streams_max)
     struct mr_h2_conn *h = MR_CONTAINER_OF(s, struct mr_h2_conn, session);
     const uint32_t ours = options_of(h)->h2_streams_max;
     h->streams_max = streams_max < ours ? streams_max : ours;
+    mr_conn_expect(h->conn, h->streams_max);
     set_capacity(h, h->streams_max);
 }
 
@@ -278,6 +279,7 @@ static moor_err h2_open(struct mr_conn *c)
     c->state = h;
     h->streams_max = o->h2_streams_max < STREAMS_ASSUMED ? o->h2_streams_max : STREAMS_ASSUMED;
     mr_h2_conn_write_later(h);
+    mr_conn_expect(c, h->streams_max);
     set_capacity(h, h->streams_max);
     return MOOR_OK;
 }

@@ -25,6 +25,22 @@ static struct mr_h2_conn *conn_of(const struct mr_exchange *x)
 
 /* ---- the request ---- */
 
+/* RFC 9113 8.2: names are sent in lower case. NULL base: no memory. */
+static moor_span lower(struct mr_exchange *x, moor_span name)
+{
+    const char *from = name.base;
+    size_t i = 0;
+    while (i < name.len && !(from[i] >= 'A' && from[i] <= 'Z'))
+        i++;
+    if (i == name.len)
+        return name;
+    char *to = mr_arena_copy(&x->arena, from, name.len);
+    for (; to && i < name.len; i++)
+        if (to[i] >= 'A' && to[i] <= 'Z')
+            to[i] = (char)(to[i] - 'A' + 'a');
+    return (moor_span){to, name.len};
+}
+
 /* RFC 9113 8.2.2: of a connection, not of a request; and what pseudo-fields say. */
 static bool is_of_conn(const moor_header *h)
 {
@@ -32,8 +48,8 @@ static bool is_of_conn(const moor_header *h)
                                         "proxy-connection", "te",   "upgrade",
                                         "transfer-encoding"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (mr_span_is_equal(h->name, mr_span_cstr(names[i])))
-            return !mr_span_is_equal(h->name, mr_span_cstr("te")) ||
+        if (mr_span_is_equal_nocase(h->name, mr_span_cstr(names[i])))
+            return !mr_span_is_equal_nocase(h->name, mr_span_cstr("te")) ||
                    !mr_span_is_equal(h->value, mr_span_cstr("trailers"));
     return false;
 }
@@ -41,7 +57,7 @@ static bool is_of_conn(const moor_header *h)
 static bool is_named(const struct mr_h1_request *q, const char *name)
 {
     for (size_t i = 0; i < q->header_count; i++)
-        if (mr_span_is_equal(q->headers[i].name, mr_span_cstr(name)))
+        if (mr_span_is_equal_nocase(q->headers[i].name, mr_span_cstr(name)))
             return true;
     return false;
 }
@@ -49,7 +65,7 @@ static bool is_named(const struct mr_h1_request *q, const char *name)
 static moor_span authority_of(const struct mr_h1_request *q)
 {
     for (size_t i = 0; i < q->header_count; i++)
-        if (mr_span_is_equal(q->headers[i].name, mr_span_cstr("host")))
+        if (mr_span_is_equal_nocase(q->headers[i].name, mr_span_cstr("host")))
             return q->headers[i].value;
     return q->host;
 }
@@ -80,9 +96,12 @@ static moor_err submit(struct mr_exchange *x)
                            mr_span_cstr(x->berth->upstream->is_secure ? "https" : "http")};
     f[n++] = (moor_header){mr_span_cstr(":authority"), authority_of(q)};
     f[n++] = (moor_header){mr_span_cstr(":path"), q->target};
-    for (size_t i = 0; i < q->header_count; i++)
-        if (!is_of_conn(&q->headers[i]))
-            f[n++] = q->headers[i];
+    for (size_t i = 0; i < q->header_count; i++) {
+        if (is_of_conn(&q->headers[i]))
+            continue;
+        f[n] = (moor_header){lower(x, q->headers[i].name), q->headers[i].value};
+        MR_FAIL_IF(!f[n++].name.base, MOOR_ENOMEM);
+    }
     if (q->framing == MR_H1_SEND_LENGTH && !is_named(q, "content-length")) {
         snprintf(length, sizeof length, "%llu", (unsigned long long)q->content_length);
         f[n++] = (moor_header){mr_span_cstr("content-length"), mr_span_cstr(length)};

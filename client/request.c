@@ -147,19 +147,15 @@ static moor_err write_head(struct mr_exchange *x, const struct mr_h1_request *q,
     return MOOR_OK;
 }
 
-static char *put(char *at, moor_span *s, bool is_name)
+static char *put(char *at, moor_span *s)
 {
-    char *from = at;
-    for (size_t i = 0; i < s->len; i++) {
-        const char c = ((const char *)s->base)[i];
-        *at++ = is_name && c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
-    }
-    s->base = from;
-    return at;
+    if (s->len)
+        memcpy(at, s->base, s->len);
+    s->base = at;
+    return at + s->len;
 }
 
-/* Which version serves it is known when a conn is granted: everything is copied, names in lower case as h2
- * wants them (RFC 9113 8.2) and h1 does not mind. */
+/* Which version serves it is known when a conn is granted: everything is copied. */
 static moor_err keep_request(struct mr_exchange *x, const struct mr_h1_request *from,
                              moor_span body)
 {
@@ -173,16 +169,16 @@ static moor_err keep_request(struct mr_exchange *x, const struct mr_h1_request *
     *q = *from;
     moor_header *headers = (moor_header *)(void *)(q + 1);
     char *at = (char *)(headers + n);
-    at = put(at, &q->method, false);
-    at = put(at, &q->target, false);
-    at = put(at, &q->host, false);
+    at = put(at, &q->method);
+    at = put(at, &q->target);
+    at = put(at, &q->host);
     for (size_t i = 0; i < n; i++) {
         headers[i] = from->headers[i];
-        at = put(at, &headers[i].name, true);
-        at = put(at, &headers[i].value, false);
+        at = put(at, &headers[i].name);
+        at = put(at, &headers[i].value);
     }
     q->headers = headers;
-    put(at, &body, false);
+    put(at, &body);
     x->request = q;
     x->request_body = body;
     return MOOR_OK;

@@ -113,8 +113,10 @@ static void prepare(struct mr_conn *c)
     const moor_err e = c->protocol->open ? c->protocol->open(c) : MOOR_OK;
     if (e)
         mr_conn_fail(c, &(moor_fault){.err = e, .what = "prepare connection"});
-    else if (!c->protocol->open)
+    else if (!c->protocol->open) {
+        mr_conn_expect(c, c->protocol->capacity_expected);
         mr_conn_set_capacity(c, c->protocol->capacity_expected);
+    }
 }
 
 void mr_conn_secure(struct mr_conn *c)
@@ -153,11 +155,15 @@ void mr_conn_arrived(struct mr_conn *c, int fd)
     mr_berth_ready(c);
 }
 
+void mr_conn_expect(struct mr_conn *c, uint32_t capacity)
+{
+    if (capacity)
+        atomic_store_explicit(&c->berth->upstream->capacity, capacity, memory_order_relaxed);
+}
+
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity)
 {
     c->capacity = capacity;
-    if (capacity)
-        atomic_store_explicit(&c->berth->upstream->capacity, capacity, memory_order_relaxed);
     switch (mr_conn_state(c)) {
     case MR_CONN_PREPARING:
         if (!capacity)

@@ -106,6 +106,8 @@ void mr_conn_arrived(struct mr_conn *c, int fd);
 /* Protocols: how many claims at once, from now on; those there are stay. 0 = none for now: a conn that
  * nobody uses, or that the last claim leaves meanwhile, closes. */
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity);
+/* So many claims are to be expected of further conns of its upstream; 0 says nothing. */
+void mr_conn_expect(struct mr_conn *c, uint32_t capacity);
 /* No claims from now on, for good; it closes with the last of those it has, at once if it has none.
  * Protocols call it for a peer's goodbye, berths when a conn is worn or the pool drains. */
 void mr_conn_drain(struct mr_conn *c, const char *why);

@@ -25,16 +25,31 @@ static void raise_to(atomic_int *peak, int value)
         ;
 }
 
+/* Whose client has not closed: its own thread may not have noticed yet. */
+static int count_open(struct peer *p)
+{
+    const int n = atomic_load(&p->accepted);
+    int open = 0;
+    for (int i = 0; i < n; i++) {
+        struct tcp_info info = {0};
+        socklen_t len = sizeof info;
+        const int fd = atomic_load(&p->conns[i]->fd);
+        if (fd >= 0 && !getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len))
+            open += info.tcpi_state == TCP_ESTABLISHED;
+    }
+    return open;
+}
+
 static void *run_conn(void *arg)
 {
     struct peer_conn *c = arg;
     struct peer *p = c->peer;
-    raise_to(&p->peak, atomic_fetch_add(&p->open, 1) + 1);
+    atomic_fetch_add(&p->open, 1);
     p->serve(c);
     atomic_fetch_sub(&p->open, 1);
-    shutdown(c->fd, SHUT_WR);
-    close(c->fd);
-    c->fd = -1;
+    const int fd = atomic_exchange(&c->fd, -1);
+    shutdown(fd, SHUT_WR);
+    close(fd);
     return NULL;
 }
 
@@ -65,6 +80,7 @@ static void *run_acceptor(void *arg)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
         p->conns[nth] = c;
         atomic_fetch_add(&p->accepted, 1);
+        raise_to(&p->peak, count_open(p));
         pthread_create(&c->thread, NULL, run_conn, c);
     }
 }

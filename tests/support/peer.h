@@ -18,7 +18,7 @@ struct peer;
 
 struct peer_conn {
     struct peer *peer;
-    int fd;
+    _Atomic(int) fd;
     int nth;                  /* 0 = the first connection accepted */
     int requests;             /* heads read on it */
     char head[PEER_HEAD_MAX]; /* the last head read, NUL-terminated */
