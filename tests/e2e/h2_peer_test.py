@@ -299,6 +299,16 @@ class Closings(PeerTest):
             self.assertEqual(peer.conns, 2)
 
 
+class Idle(PeerTest):
+    """What comes when nobody waits for anything costs no request: the next takes another conn."""
+
+    def test_what_meets_an_idle_conn(self):
+        for name in (n for n in SCENARIOS if n.startswith("idle_")):
+            with self.subTest(name):
+                peer = self.good(name, urls=3)
+                self.assertEqual((peer.conns, peer.answered), (3, 3))
+
+
 # What breaks a rule, with what the client may say of it. None: it just closes, or says nothing.
 BROKEN = {
     "window_overflow_conn": (FLOW_CONTROL_ERROR,), "window_overflow_stream": (FLOW_CONTROL_ERROR,),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from blackhole import BlackHole  # noqa: E402
+from blackhole import Hole  # noqa: E402
 from h2_peer import BODY, Peer  # noqa: E402
 from h2_servers import NGINX, Files, NginxServer  # noqa: E402
 from mooring_case import WAIT_S, environment, run  # noqa: E402
@@ -82,7 +82,7 @@ class Holes(Program):
                           **{**PING, **settings})
 
     def test_load_goes_on_elsewhere(self):
-        with Peer() as peer, BlackHole(peer.port) as hole:
+        with Peer() as peer, Hole(peer.port) as hole:
             program = self.pace(f"http://127.0.0.1:{hole.port}/", "-c", "2", "-m", "10", "-d", "3",
                                 "--rate", "200")
             self.when(lambda: peer.answered > 50)
@@ -96,7 +96,7 @@ class Holes(Program):
 
     def test_an_upload_from_a_pipe_ends_in_time(self):
         """What has been read from a pipe cannot be sent again: an error that says so, no hang."""
-        with Peer() as peer, BlackHole(peer.port) as hole:
+        with Peer() as peer, Hole(peer.port) as hole:
             program = self.start("get", "--http2", "-d", "@-", "--idempotent", "--timeout", "20s",
                                  f"http://127.0.0.1:{hole.port}/", **PING)
             self.when(lambda: peer.requests == 1)
@@ -108,7 +108,7 @@ class Holes(Program):
 
     def test_gets_in_flight_move(self):
         """The server holds its answer back while the path dies; another conn brings it."""
-        with Peer("stall:once") as peer, BlackHole(peer.port) as hole:
+        with Peer("stall:once") as peer, Hole(peer.port) as hole:
             program = self.start("get", "--http2", "--timeout", "20s",
                                  f"http://127.0.0.1:{hole.port}/", **PING)
             self.when(lambda: peer.requests == 1)
@@ -118,7 +118,7 @@ class Holes(Program):
             self.assertEqual(peer.conns, 2)
 
     def test_a_post_in_flight_is_not_repeated(self):
-        with Peer("stall:once") as peer, BlackHole(peer.port) as hole:
+        with Peer("stall:once") as peer, Hole(peer.port) as hole:
             program = self.start("get", "--http2", "--timeout", "20s", "-d", "cargo",
                                  f"http://127.0.0.1:{hole.port}/", **PING)
             self.when(lambda: peer.requests == 1)
@@ -128,7 +128,7 @@ class Holes(Program):
             self.assertEqual((out, err.count(b"\n"), peer.requests), (b"", 1, 1), err)
 
     def test_without_a_hole_nothing_moves(self):
-        with Peer() as peer, BlackHole(peer.port) as hole:
+        with Peer() as peer, Hole(peer.port) as hole:
             self.report(self.pace(f"http://127.0.0.1:{hole.port}/", "-c", "1", "-m", "10", "-n",
                                   "500"), 500)
             self.assertEqual(hole.conns, 1)

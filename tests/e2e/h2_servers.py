@@ -131,7 +131,7 @@ frontend tls
     bind 127.0.0.1:{tls} ssl crt {both} alpn h2,http/1.1
     default_backend behind
 backend behind
-    server nginx 127.0.0.1:{behind} {proto}
+    server nginx 127.0.0.1:{behind} proto h2
 """
 
 
@@ -145,7 +145,7 @@ class Haproxy:
         clear, tls = free_ports(2)
         self.urls = {"clear": f"http://127.0.0.1:{clear}", "tls": f"https://127.0.0.1:{tls}"}
         config = files.root / "haproxy.cfg"
-        config.write_text(HAPROXY_CONF.format(clear=clear, tls=tls, both=files.both, proto="proto h2",
+        config.write_text(HAPROXY_CONF.format(clear=clear, tls=tls, both=files.both,
                                               behind=self.behind.ports["clear"]))
         self.server = Server([HAPROXY, "-db", "-f", config], [clear, tls])
 
@@ -191,7 +191,7 @@ function serve(stream, headers) {
     stream.respondWithFile(file);
 }
 http2.createServer().on('stream', serve).listen(+clear, '127.0.0.1');
-http2.createSecureServer({ allowHTTP1: true, cert: fs.readFileSync(cert), key: fs.readFileSync(key) })
+http2.createSecureServer({ cert: fs.readFileSync(cert), key: fs.readFileSync(key) })
     .on('stream', serve).listen(+tls, '127.0.0.1');
 process.on('SIGTERM', () => process.exit(0));
 """

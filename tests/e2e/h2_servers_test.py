@@ -53,8 +53,8 @@ class Served:
     def test_bodies_on_one_conn(self):
         for way in ("clear", "tls"):
             with self.subTest(way):
-                code, out, err = self.run_program(
-                    "get", "--http2", "-v", *[f"{self.server.urls[way]}/{n}" for n in (1, 100_000, 1)])
+                urls = [f"{self.server.urls[way]}/{n}" for n in (1, 100_000, 1)]
+                code, out, err = self.run_program("get", "--http2", "-v", *urls)
                 self.assertEqual((code, len(out)), (0, 100_002), err)
                 self.assertIn("for a reused connection", err)
 

@@ -6,9 +6,9 @@ Usage: blackhole.py PORT-OF-THE-SERVER
 Prints its port. Each line "swallow" on standard input blackens the conns that are open then; new
 ones pass. Each line "count" prints how many conns there have been. Ends with standard input.
 
-The kernel still acknowledges what is dropped here, which a real hole would not do: a client must not
-take that for life. Tests import BlackHole instead. One thread runs all of it; commands reach it by a
-pipe.
+The kernel still acknowledges what is dropped here, which a real hole would not do: a client must
+not take that for life. Tests import Hole instead. One thread runs all of it; commands reach it
+by a pipe.
 """
 
 import os
@@ -18,7 +18,7 @@ import sys
 import threading
 
 
-class BlackHole:
+class Hole:
     """The proxy, for a with statement."""
 
     def __init__(self, target):
@@ -114,7 +114,7 @@ def main(arguments):
     if len(arguments) != 1 or not arguments[0].isdigit():
         print(__doc__, file=sys.stderr)
         return 2
-    with BlackHole(int(arguments[0])) as proxy:
+    with Hole(int(arguments[0])) as proxy:
         print(proxy.port, flush=True)
         for line in sys.stdin:
             if line.strip() == "swallow":

@@ -461,7 +461,8 @@ def padded(conn):
         conn.streams.pop(n)
         conn.peer.count("answered")
         conn.send(frame(0xfa, 0x55, n, b"whatever"),
-                  frame(HEADERS, 8 | 32, n, b"\5" + struct.pack(">IB", 0, 16) + fields[:5] + bytes(5)),
+                  frame(HEADERS, 8 | 32, n,
+                        b"\5" + struct.pack(">IB", 0, 16) + fields[:5] + bytes(5)),
                   frame(CONTINUATION, 0, n, fields[5:99]),
                   frame(CONTINUATION, END_HEADERS, n, fields[99:]),
                   frame(0xfb, 0, 0, b""), frame(DATA, 8, n, b"\x09" + BODY[:1] + bytes(9)),
@@ -522,7 +523,7 @@ def goaway_at_once(conn):
 
 @scenario
 def goaway_twice(conn):
-    """As RFC 9113 6.8 advises: 2^31-1, a moment, then the id of the last stream served; NUMBER (5)."""
+    """As RFC 9113 6.8 advises: 2^31-1, a moment, then the last id served; after NUMBER (5)."""
     conn.greet()
     most = conn.peer.number or 5
     for _ in range(most):
@@ -970,14 +971,40 @@ flooding("flood_altsvc", "ALTSVC.",
          lambda n, i: frame(10, 0, 0, b"\0\1x" + b'h2=":1"'))
 
 
+def afterwards(name, doc, make):
+    """The first request is answered in one send with what make() returns: it meets an idle conn."""
+    def run(conn):
+        conn.greet()
+        stream = conn.request()
+        conn.streams.pop(stream.number)
+        conn.peer.count("answered")
+        conn.send(head(stream.number), data(stream.number, BODY, True), make())
+        conn.hear_out()
+    run.__name__, run.__doc__ = name, doc
+    scenario(run)
+
+
+afterwards("idle_flood", "An answer, and a flood of SETTINGS behind it.",
+           lambda: settings((STREAMS, 100)) * 20000)
+afterwards("idle_ping_odd_size", "An answer, and a PING of 7 bytes behind it.",
+           lambda: frame(PING, 0, 0, bytes(7)))
+afterwards("idle_window_overflow", "An answer, and WINDOW_UPDATE beyond 2^31-1 behind it.",
+           lambda: window(0, HIGHEST) * 2)
+afterwards("idle_push", "An answer, and PUSH_PROMISE behind it.",
+           lambda: frame(PUSH, END_HEADERS, 1, struct.pack(">I", 2) + block((":path", "/"))))
+afterwards("idle_goaway", "An answer, and GOAWAY behind it.", lambda: goaway(1))
+afterwards("idle_zero_streams", "An answer, and no streams any more.",
+           lambda: settings((STREAMS, 0)))
+
+
 @scenario
 def header_bomb(conn):
     """A field of 3 KiB put into HPACK's table, and 16,000 references of a byte to it: 48 MiB."""
     conn.greet()
     stream = conn.request()
     bomb = b"\x88" + b"\x40" + text(b"x") + text(b"y" * 3000) + b"\xbe" * 16000
-    conn.send(frame(HEADERS, 0, stream.number, bomb[:16384]) + pieces_of(stream.number, bomb[16384:])
-              + data(stream.number, BODY, True))
+    conn.send(frame(HEADERS, 0, stream.number, bomb[:16384]) +
+              pieces_of(stream.number, bomb[16384:]) + data(stream.number, BODY, True))
     conn.hear_out()
 
 
