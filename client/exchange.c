@@ -11,6 +11,7 @@
 
 /* How long the rest of a canceled response may take to come. */
 #define DRAIN_TIME_NS MR_NS_PER_SEC
+enum { GOAWAYS_PER_REPLAY = 10 };
 
 static void free_if_over(struct mr_exchange *x);
 static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused);
@@ -264,8 +265,11 @@ bool mr_exchange_has_sent(const struct mr_exchange *x)
 static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent,
                        bool is_proven)
 {
-    if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET ||
-        x->replays >= MR_OPTION(x->berth->local->pool->options.replays_max))
+    uint32_t most = MR_OPTION(x->berth->local->pool->options.replays_max);
+    if (x->h2.is_moved) /* each time by a server that goes away in good order */
+        most *= GOAWAYS_PER_REPLAY;
+    if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET || x->h2.is_calmed ||
+        x->replays >= most)
         return false;
     if (!had_sent)
         return true;
@@ -321,7 +325,8 @@ static void try_again(struct mr_exchange *x)
     x->is_replaying = false;
     x->fault = (moor_fault){0}; /* of the attempt before: it did not end the request */
     x->claim.wants_fresh = !x->h2.is_unprocessed; /* refused: by that conn only */
-    x->h2.is_unprocessed = false;
+    x->claim.is_again = true;
+    x->h2.is_unprocessed = x->h2.is_moved = false;
     x->first_byte_ns = 0;
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
     if (e)

@@ -60,6 +60,8 @@ struct mr_h2_part {
     struct mr_h2_stream stream;
     struct mr_list link; /* the conn's */
     bool is_unprocessed; /* the server said so */
+    bool is_moved;       /* because it goes away */
+    bool is_calmed;      /* it asks for fewer: nothing goes again */
 };
 
 /* Lives in its own arena. */

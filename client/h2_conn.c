@@ -238,6 +238,7 @@ void mr_h2_conn_refused(struct mr_h2_conn *h)
 
 void mr_h2_conn_served(struct mr_h2_conn *h)
 {
+    h->has_served = true;
     if (h->capacity < h->streams_max)
         set_capacity(h, h->capacity + 1);
     if (mr_h2_is_exhausted(&h->session))
@@ -247,6 +248,7 @@ void mr_h2_conn_served(struct mr_h2_conn *h)
 void mr_h2_conn_going_away(struct mr_h2_session *s, uint32_t code)
 {
     struct mr_h2_conn *h = MR_CONTAINER_OF(s, struct mr_h2_conn, session);
+    h->is_leaving_well = !code && h->has_served;
     mr_conn_drain(h->conn, code ? "the server goes away with an error" : "the server goes away");
 }
 

@@ -20,6 +20,8 @@ struct mr_h2_conn {
     int64_t heard_ns, asked_ns;
     uint32_t streams_max; /* ours and the peer's, the lower */
     uint32_t capacity;    /* lower still after a refusal */
+    bool has_served;      /* a response came whole */
+    bool is_leaving_well; /* a GOAWAY without error, of a server that has served */
     bool is_checking;     /* claimed by check() */
     const char *end_what; /* set: it ends when its last words are out */
 };

@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CANCEL = 8 }; /* RFC 9113 7 */
+enum { PROTOCOL = 1, FLOW_CONTROL = 3, FRAME_SIZE = 6, CANCEL = 8, CALM = 11 }; /* RFC 9113 7 */
 
 static struct mr_exchange *exchange_of(struct mr_h2_stream *s)
 {
@@ -304,14 +304,13 @@ static void on_fed(struct mr_h2_stream *s)
 
 static moor_err error_of(const struct mr_h2_end *end, const struct mr_exchange *x)
 {
-    enum { PROTOCOL = 1, FLOW_CONTROL = 3, FRAME_SIZE = 6, CALM = 11 };
     if (end->is_unprocessed)
         return MOOR_ERESET;
     if (x->h2.stream.is_ignored)
         return MOOR_ETOOBIG;
     if (end->code == PROTOCOL || end->code == FLOW_CONTROL || end->code == FRAME_SIZE)
         return MOOR_EPROTO;
-    return end->code == CALM ? MOOR_EBUSY : MOOR_ERESET;
+    return MOOR_ERESET;
 }
 
 static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
@@ -324,6 +323,8 @@ static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
         return;
     }
     x->h2.is_unprocessed = end->is_unprocessed;
+    x->h2.is_moved = end->is_unprocessed && h->is_leaving_well;
+    x->h2.is_calmed = end->code == CALM;
     if (end->is_unprocessed && !h->session.is_going_away)
         mr_h2_conn_refused(h);
     broken(x, error_of(end, x), end->what);

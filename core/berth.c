@@ -164,6 +164,8 @@ void mr_berth_relist(struct mr_berth *b, struct mr_conn *c)
 
 void mr_berth_withdraw(struct mr_conn *c)
 {
+    if (c->is_listed_idle)
+        unlist_idle(c->berth, c);
     mr_berth_relist(c->berth, c);
 }
 

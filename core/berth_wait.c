@@ -43,12 +43,22 @@ static void grant(struct mr_berth *b, struct mr_conn *c, struct mr_claim *claim)
     claim->granted(claim, c, is_reused);
 }
 
+/* Behind all that are older; of those that ask for the first time, at the end. */
+static void line_up(struct mr_list *waiters, struct mr_claim *claim)
+{
+    struct mr_list *at = waiters->prev;
+    while (claim->is_again && at != waiters &&
+           MR_CONTAINER_OF(at, struct mr_claim, link)->since_ns > claim->since_ns)
+        at = at->prev;
+    mr_list_insert_after(at, &claim->link);
+}
+
 moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
 {
     MR_ASSERT_ON(b->shard);
     MR_FAIL_IF(!mr_pool_takes_work(b->local), MOOR_ECLOSED);
     claim->asked_ns = mr_shard_now(b->shard);
-    if (!claim->wants_fresh)
+    if (!claim->is_again && !claim->wants_fresh)
         claim->since_ns = claim->asked_ns;
     claim->reason = MOOR_WAIT_NONE;
     if (b->waiter_count == 0 && !claim->wants_fresh) {
@@ -66,7 +76,7 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
     claim->timer.fire = fire_deadline;
     claim->reason = MOOR_WAIT_CONNECTING;
     atomic_fetch_add(&b->shard->runtime->waiters, 1);
-    mr_list_push_back(claim->wants_fresh ? &b->fresh : &b->waiters, &claim->link);
+    line_up(claim->wants_fresh ? &b->fresh : &b->waiters, claim);
     b->waiter_count++;
     MR_STAT_ADD(b->local, waiters, 1);
     publish_waiting(b);

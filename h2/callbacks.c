@@ -152,7 +152,6 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
     switch (hd->type) {
     case NGHTTP2_HEADERS:
     case NGHTTP2_PUSH_PROMISE:
-    case NGHTTP2_GOAWAY:
     case NGHTTP2_CONTINUATION:
         return 0;
     case NGHTTP2_DATA:
@@ -252,9 +251,33 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
     return 0;
 }
 
+/* What a GOAWAY of ours accuses the peer of. */
+static const char *accusation(uint32_t code)
+{
+    switch (code) {
+    case NGHTTP2_FLOW_CONTROL_ERROR:
+        return "the peer broke HTTP/2: flow control";
+    case NGHTTP2_FRAME_SIZE_ERROR:
+        return "the peer broke HTTP/2: size of a frame";
+    case NGHTTP2_COMPRESSION_ERROR:
+        return "the peer broke HTTP/2: compression of headers";
+    case NGHTTP2_STREAM_CLOSED:
+        return "the peer broke HTTP/2: a frame on a closed stream";
+    case NGHTTP2_INTERNAL_ERROR:
+        return "HTTP/2: out of memory, or a fault of ours";
+    default:
+        return "the peer broke HTTP/2";
+    }
+}
+
 static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
     (void)ng;
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
+        struct mr_h2_session *h = user;
+        if (!h->fault)
+            h->fault = h->invalid ? h->invalid : accusation(frame->goaway.error_code);
+    }
     if (frame->hd.type != NGHTTP2_HEADERS)
         return 0;
     struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);

@@ -333,10 +333,7 @@ MALFORMED = ("length_more", "length_fewer", "length_no_body", "length_twice", "l
 
 
 # Of these the caller hears only that the conn is over, and a GET is tried again before that.
-UNNAMED = {"settings_odd_size", "ping_odd_size", "frame_too_large", "data_unknown_stream",
-           "data_even_stream", "data_stream_zero", "data_before_head", "continuation_alone",
-           "continuation_torn", "padding_too_long", "http1_answer", "settings_missing",
-           "hpack_garbage", "hpack_bad_index", "hpack_table_size", "header_huge", "goaway_rising"}
+UNNAMED = {"goaway_rising"}
 BROKE = "broke the protocol"
 
 
