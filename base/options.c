@@ -11,20 +11,21 @@
 
 /* ---- the table ---- */
 
-#define CTYPE_U32        uint32_t
-#define CTYPE_U32_AUTO   uint32_t
-#define CTYPE_US         uint32_t
-#define CTYPE_S          uint32_t
-#define CTYPE_PERCENT    uint32_t
-#define CTYPE_MS         moor_ms
-#define CTYPE_MS_FOREVER moor_ms
-#define CTYPE_BYTES      size_t
-#define CTYPE_BYTES_POW2 size_t
-#define CTYPE_BOOL       bool
-#define CTYPE_TEXT       const char *
-#define CTYPE_BACKEND    const char *
-#define CTYPE_EVICTION   const char *
-#define CTYPE_LEVEL      moor_log_level
+#define CTYPE_U32          uint32_t
+#define CTYPE_U32_AUTO     uint32_t
+#define CTYPE_US           uint32_t
+#define CTYPE_S            uint32_t
+#define CTYPE_PERCENT      uint32_t
+#define CTYPE_MS           moor_ms
+#define CTYPE_MS_FOREVER   moor_ms
+#define CTYPE_BYTES        size_t
+#define CTYPE_BYTES_POW2   size_t
+#define CTYPE_BOOL         bool
+#define CTYPE_TEXT         const char *
+#define CTYPE_BACKEND      const char *
+#define CTYPE_EVICTION     const char *
+#define CTYPE_HTTP_VERSION const char *
+#define CTYPE_LEVEL        moor_log_level
 
 /* Both structs as the list would declare them: a field forgotten, moved or retyped does not
  * compile. */
@@ -79,6 +80,7 @@ _Static_assert(sizeof(struct pool_twin) == sizeof(moor_pool_options), "options.d
 #define DEFAULT_TEXT(value)   .default_text = (value)
 #define DEFAULT_BACKEND       DEFAULT_TEXT
 #define DEFAULT_EVICTION      DEFAULT_TEXT
+#define DEFAULT_HTTP_VERSION  DEFAULT_TEXT
 
 #define ENTRY(scope_, type, kind_, field_, variable_, default_, min_, max_, help_, symptom_)       \
     {.scope = scope_,                                                                              \
@@ -141,7 +143,7 @@ void moor_pool_options_init_sized(moor_pool_options *o, size_t size)
 bool mr_option_is_text(const struct mr_option *o)
 {
     return o->kind == MR_OPTION_TEXT || o->kind == MR_OPTION_BACKEND ||
-           o->kind == MR_OPTION_EVICTION;
+           o->kind == MR_OPTION_EVICTION || o->kind == MR_OPTION_HTTP_VERSION;
 }
 
 struct mr_option_value mr_option_get(const struct mr_option *o, const void *options)
@@ -232,6 +234,7 @@ static const char *word_of(const struct mr_option *o, int64_t *out_number)
 static const char *const levels[] = {"off", "error", "warn", "info", "debug", NULL};
 static const char *const backends[] = {"auto", "io_uring", "epoll", NULL};
 static const char *const evictions[] = {"lifo", "fifo", "lru", NULL};
+static const char *const versions[] = {"auto", "1.1", "2", NULL};
 static const struct suffix booleans[] = {{"true", 1}, {"yes", 1}, {"on", 1}, {"1", 1}, {"false", 0},
                                          {"no", 0},   {"off", 0}, {"0", 0},  {NULL, 0}};
 
@@ -284,6 +287,7 @@ enum mr_option_verdict mr_option_parse(const struct mr_option *o, const char *te
     case MR_OPTION_TEXT:
     case MR_OPTION_BACKEND:
     case MR_OPTION_EVICTION:
+    case MR_OPTION_HTTP_VERSION:
         v.text = text;
         break;
     case MR_OPTION_LEVEL:
@@ -317,6 +321,9 @@ enum mr_option_verdict mr_option_check(const struct mr_option *o, struct mr_opti
         return good ? MR_OPTION_GOOD : MR_OPTION_MALFORMED;
     case MR_OPTION_EVICTION:
         good = v.text && find_word(evictions, v.text) >= 0;
+        return good ? MR_OPTION_GOOD : MR_OPTION_MALFORMED;
+    case MR_OPTION_HTTP_VERSION:
+        good = v.text && find_word(versions, v.text) >= 0;
         return good ? MR_OPTION_GOOD : MR_OPTION_MALFORMED;
     case MR_OPTION_TEXT:
         good = !v.text || (strlen(v.text) >= (size_t)o->min && strlen(v.text) <= (size_t)o->max);
@@ -389,6 +396,9 @@ const char *mr_option_range(const struct mr_option *o, char *buf, size_t cap)
         break;
     case MR_OPTION_EVICTION:
         snprintf(buf, cap, "lifo|fifo|lru");
+        break;
+    case MR_OPTION_HTTP_VERSION:
+        snprintf(buf, cap, "auto|1.1|2");
         break;
     case MR_OPTION_LEVEL:
         snprintf(buf, cap, "off|error|warn|info|debug");

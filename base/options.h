@@ -23,6 +23,7 @@ enum mr_option_kind {
     MR_OPTION_TEXT,
     MR_OPTION_BACKEND,
     MR_OPTION_EVICTION,
+    MR_OPTION_HTTP_VERSION,
     MR_OPTION_LEVEL,
 };
 

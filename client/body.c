@@ -10,16 +10,10 @@
 #include <string.h>
 
 static void run_pull(struct mr_deferred *d);
-static void line_sent(struct mr_out *o, int err);
-static void data_sent(struct mr_out *o, int err);
-static void end_sent(struct mr_out *o, int err);
 
 void mr_body_init(struct mr_exchange *x)
 {
     x->pull.run = run_pull;
-    x->body[0].sent = line_sent;
-    x->body[1].sent = data_sent;
-    x->body[2].sent = end_sent;
 }
 
 static void pull_later(struct mr_exchange *x)
@@ -58,7 +52,7 @@ void mr_body_resumed(struct mr_exchange *x)
         mr_body_go(x);
 }
 
-static void let_go_of_piece(struct mr_exchange *x)
+void mr_body_let_go_of_piece(struct mr_exchange *x)
 {
     void (*sent)(void *ctx) = x->piece.sent;
     x->piece.sent = NULL;
@@ -69,51 +63,14 @@ static void let_go_of_piece(struct mr_exchange *x)
 void mr_body_let_go(struct mr_exchange *x)
 {
     if (!x->is_piece_out)
-        let_go_of_piece(x);
+        mr_body_let_go_of_piece(x);
 }
 
 static void fail(struct mr_exchange *x, moor_err err, const char *what)
 {
-    let_go_of_piece(x);
+    mr_body_let_go_of_piece(x);
     x->fault = (moor_fault){.err = err, .what = what, .safe_to_retry = !mr_exchange_has_sent(x)};
     mr_exchange_finish(x);
-}
-
-static bool queue(struct mr_exchange *x, struct mr_out *o, const void *base, size_t len)
-{
-    if (!len)
-        return true;
-    o->base = base;
-    o->len = len;
-    if (mr_conn_write(x->conn, o))
-        return false;
-    x->outs++;
-    return true;
-}
-
-/* Data, and around it what the chunked coding says. */
-static bool queue_piece(struct mr_exchange *x)
-{
-    const moor_span bytes = x->piece.bytes;
-    const char *end = "";
-    size_t line = 0;
-    if (x->body_length == MOOR_LENGTH_UNKNOWN) {
-        line = mr_h1_chunk_head(x->chunk_line, bytes.len);
-        if (bytes.len)
-            end = x->is_last_piece ? MR_H1_CHUNK_END MR_H1_CHUNKS_END : MR_H1_CHUNK_END;
-        else if (x->is_last_piece)
-            end = MR_H1_CHUNKS_END;
-    }
-    if (!queue(x, &x->body[0], x->chunk_line, line))
-        return false;
-    x->is_piece_out = bytes.len > 0;
-    if (!queue(x, &x->body[1], bytes.base, bytes.len)) {
-        x->is_piece_out = false;
-        return false;
-    }
-    if (!x->is_piece_out)
-        let_go_of_piece(x);
-    return queue(x, &x->body[2], end, strlen(end));
 }
 
 /* What body_length promises is what the peer will read. */
@@ -139,7 +96,7 @@ static void take_piece(struct mr_exchange *x, bool is_last)
     }
     if (is_last)
         x->body_state = MR_BODY_SENT;
-    if (!queue_piece(x)) {
+    if (!x->speaker->send_piece(x)) {
         fail(x, MOOR_ENOMEM, "queue the body");
         return;
     }
@@ -174,27 +131,6 @@ static void run_pull(struct mr_deferred *d)
         fail(x, MOOR_ECANCELED, "the body source gave up");
         break;
     }
-}
-
-static void line_sent(struct mr_out *o, int err)
-{
-    (void)err;
-    mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, body[0]));
-}
-
-static void data_sent(struct mr_out *o, int err)
-{
-    (void)err;
-    struct mr_exchange *x = MR_CONTAINER_OF(o, struct mr_exchange, body[1]);
-    x->is_piece_out = false;
-    let_go_of_piece(x);
-    mr_exchange_out_gone(x);
-}
-
-static void end_sent(struct mr_out *o, int err)
-{
-    (void)err;
-    mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, body[2]));
 }
 
 void moor_body_resume(moor_op op)

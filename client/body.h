@@ -16,6 +16,8 @@ void mr_body_go(struct mr_exchange *x);
 void mr_body_room(struct mr_exchange *x);
 /* moor_body_resume. */
 void mr_body_resumed(struct mr_exchange *x);
+/* Its sent() runs: the bytes are the caller's again. */
+void mr_body_let_go_of_piece(struct mr_exchange *x);
 /* The exchange ends: a piece that never reached a conn is let go. */
 void mr_body_let_go(struct mr_exchange *x);
 

@@ -11,18 +11,19 @@
 
 /* How long the rest of a canceled response may take to come. */
 #define DRAIN_TIME_NS MR_NS_PER_SEC
+enum { GOAWAYS_PER_REPLAY = 10 };
 
 static void free_if_over(struct mr_exchange *x);
 static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused);
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why);
 static void asked(struct moor_slot_ *slot, unsigned what);
 static void aborted(struct mr_pool_op *op);
-static void head_sent(struct mr_out *o, int err);
 static void fire_total(struct mr_timer *t, int64_t now_ns);
 static void fire_stage(struct mr_timer *t, int64_t now_ns);
 static void let_go_of_conn(struct mr_exchange *x, bool is_reusable);
 static void run_end(struct mr_deferred *d);
 static void try_again(struct mr_exchange *x);
+static void window_reopened(struct mr_window *w);
 
 static struct mr_loop *loop_of(struct mr_exchange *x)
 {
@@ -56,7 +57,6 @@ struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_hand
     x->claim.granted = granted;
     x->claim.failed = failed;
     x->op.abort = aborted;
-    x->head.sent = head_sent;
     x->total.fire = fire_total;
     x->stage.fire = fire_stage;
     x->end.run = run_end;
@@ -75,7 +75,7 @@ moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
 {
     struct mr_pool_shard *local = x->berth->local;
     x->asked_ns = mr_shard_now(x->shard);
-    mr_window_init(&x->window, local->pool->options.window_bytes, mr_h1_window_reopened);
+    mr_window_init(&x->window, local->pool->options.window_bytes, window_reopened);
     *out_generation = mr_op_begin(&x->handle->slot, x->shard, asked);
     mr_pool_op_begin(local, &x->op);
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
@@ -98,14 +98,8 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     x->is_reused = is_reused;
     x->granted_ns = mr_shard_now(x->shard);
     x->sent_before = conn->bytes_out;
-    conn->claim = x;
-    if (!x->reply)
-        x->reply = mr_arena_alloc(&x->arena, sizeof *x->reply);
-    moor_err e = x->reply ? MOOR_OK : MOOR_ENOMEM;
-    if (!e) {
-        mr_h1_exchange_begin(x);
-        e = mr_conn_write(conn, &x->head);
-    }
+    x->speaker = conn->protocol == &mr_h2_protocol ? &mr_h2_speaker : &mr_h1_speaker;
+    const moor_err e = x->speaker->begin(x);
     if (e) {
         let_go_of_conn(x, false); /* now: it must not give its bytes to half an exchange */
         /* Later: this may still be inside moor_http_send. */
@@ -114,7 +108,6 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
         mr_loop_defer(loop_of(x), &x->end);
         return;
     }
-    x->outs++;
     mr_body_begin(x);
 }
 
@@ -132,12 +125,15 @@ static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_w
 
 static void let_go_of_conn(struct mr_exchange *x, bool is_reusable)
 {
-    struct mr_conn *c = x->conn;
-    if (!c)
-        return;
-    x->conn = NULL;
-    c->claim = NULL;
-    mr_berth_release(c, is_reusable);
+    if (x->conn)
+        x->speaker->leave(x, false, is_reusable);
+}
+
+static void window_reopened(struct mr_window *w)
+{
+    struct mr_exchange *x = MR_CONTAINER_OF(w, struct mr_exchange, window);
+    if (x->conn)
+        x->speaker->window_reopened(x);
 }
 
 /* The peer may answer a body of known length before body_cb said that there is no more. */
@@ -151,10 +147,7 @@ static bool is_all_sent(const struct mr_exchange *x)
 static bool may_drain(const struct mr_exchange *x)
 {
     return x->conn && x->is_canceled && !x->is_aborted && x->has_head && is_all_sent(x) &&
-           !x->wants_close && x->reply->head.keep_alive &&
-           x->reply->head.body == MR_H1_BODY_LENGTH &&
-           x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
-           mr_conn_state(x->conn) == MR_CONN_LEASED;
+           x->speaker->may_drain(x);
 }
 
 static void begin_draining(struct mr_exchange *x)
@@ -259,7 +252,7 @@ static void end_with(struct mr_exchange *x, moor_err err, const char *what)
 /* Of this attempt. */
 static bool has_conn_sent(const struct mr_exchange *x)
 {
-    return x->conn && (x->conn->bytes_out > x->sent_before || mr_conn_is_sending(x->conn));
+    return x->conn && x->speaker->has_sent(x);
 }
 
 bool mr_exchange_has_sent(const struct mr_exchange *x)
@@ -269,17 +262,20 @@ bool mr_exchange_has_sent(const struct mr_exchange *x)
 
 /* RFC 9110 9.2.2 and RFC 9112 9.3.1: a request goes again only if nobody can have acted on it, or
  * if acting on it twice is the same as once. */
-static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent)
+static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent,
+                       bool is_proven)
 {
-    if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET ||
-        x->replays >= MR_OPTION(x->berth->local->pool->options.replays_max))
+    uint32_t most = MR_OPTION(x->berth->local->pool->options.replays_max);
+    if (x->h2.is_moved) /* each time by a server that goes away in good order */
+        most *= GOAWAYS_PER_REPLAY;
+    if (x->is_canceled || x->is_body_begun || fault->err != MOOR_ERESET || x->h2.is_calmed ||
+        x->replays >= most)
         return false;
     if (!had_sent)
         return true;
     /* A server that goes away ends the conns it has just taken, too: the new conn of a replay may be
      * one of them. A first try on a new conn is the server's answer to this request, such as it is. */
-    return (x->is_reused || x->replays > 0) && x->is_idempotent &&
-           mr_h1_reply_is_untouched(x->reply);
+    return (is_proven || x->replays > 0) && x->is_idempotent && x->speaker->is_untouched(x);
 }
 
 static void replay(struct mr_exchange *x)
@@ -294,22 +290,18 @@ static void replay(struct mr_exchange *x)
 void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_conn_gone)
 {
     const bool had_sent = has_conn_sent(x);
+    const bool is_proven = x->speaker->is_proven(x);
     x->was_sent |= had_sent;
     mr_loop_untimer(loop_of(x), &x->stage);
     mr_loop_undefer(&x->pull);
     x->fault = *fault;
     x->fault.safe_to_retry = !x->was_sent;
-    if (is_conn_gone) {
-        x->conn->claim = NULL;
-        x->conn = NULL;
-    } else {
-        let_go_of_conn(x, false);
-    }
+    x->speaker->leave(x, is_conn_gone, false);
     if (x->is_draining) {
         end_draining(x, false);
         return;
     }
-    if (may_replay(x, fault, had_sent))
+    if (may_replay(x, fault, had_sent, is_proven))
         replay(x);
     else
         mr_exchange_finish(x);
@@ -332,17 +324,13 @@ static void try_again(struct mr_exchange *x)
 {
     x->is_replaying = false;
     x->fault = (moor_fault){0}; /* of the attempt before: it did not end the request */
-    x->claim.wants_fresh = true;
+    x->claim.wants_fresh = !x->h2.is_unprocessed; /* refused: by that conn only */
+    x->claim.is_again = true;
+    x->h2.is_unprocessed = x->h2.is_moved = false;
     x->first_byte_ns = 0;
     const moor_err e = mr_berth_acquire(x->berth, &x->claim);
     if (e)
         end_with(x, e, "send the request again");
-}
-
-static void head_sent(struct mr_out *o, int err)
-{
-    (void)err;
-    mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, head));
 }
 
 void mr_exchange_sent(struct mr_exchange *x)

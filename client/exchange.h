@@ -1,6 +1,6 @@
 /*
  * An exchange: one request and its response, from moor_http_send to on_done, over whichever conns and
- * replays it takes. Protocol-neutral: h1_conn.c speaks.
+ * replays it takes. Protocol-neutral: h1_conn.c and h2_conn.c speak.
  * Owner thread: the shard it was submitted on.
  */
 #ifndef MR_CLIENT_EXCHANGE_H
@@ -15,6 +15,7 @@
 #include "h1/field.h"
 #include "h1/reply.h"
 #include "h1/request.h"
+#include "h2/session.h"
 
 #include <mooring/http.h>
 
@@ -26,15 +27,47 @@ enum mr_body_state {
     MR_BODY_SENT     /* the last piece is queued */
 };
 
+struct mr_exchange;
+
+/* How a version of HTTP carries an exchange. On its shard. */
+struct mr_speaker {
+    /* x->conn is granted: the request goes. Not OK: nothing was sent. */
+    moor_err (*begin)(struct mr_exchange *x);
+    /* The claim on x->conn ends. The conn is gone by itself, or may be used again, or not. */
+    void (*leave)(struct mr_exchange *x, bool is_gone, bool is_reusable);
+    /* x->piece: its bytes, and that it is the last. False: no memory. Counts what it queues in x->outs. */
+    bool (*send_piece)(struct mr_exchange *x);
+    /* Some of it has left on x->conn. */
+    bool (*has_sent)(const struct mr_exchange *x);
+    /* The peer has answered on this conn before, or was there when it was leased: its end says nothing of the
+     * request. */
+    bool (*is_proven)(const struct mr_exchange *x);
+    /* No byte of a response came. */
+    bool (*is_untouched)(const struct mr_exchange *x);
+    /* The rest of a canceled response is better read than a conn lost. */
+    bool (*may_drain)(const struct mr_exchange *x);
+    void (*window_reopened)(struct mr_exchange *x);
+};
+
 /* What stays when an exchange ends: a handle may still look at it. */
 struct mr_exchange_slot {
     struct moor_slot_ slot;
     struct mr_exchange *exchange; /* while the generation says so */
 };
 
+/* Its part of an h2 conn. */
+struct mr_h2_part {
+    struct mr_h2_stream stream;
+    struct mr_list link; /* the conn's */
+    bool is_unprocessed; /* the server said so */
+    bool is_moved;       /* because it goes away */
+    bool is_calmed;      /* it asks for fewer: nothing goes again */
+};
+
 /* Lives in its own arena. */
 struct mr_exchange {
-    struct mr_exchange_slot *handle; /* the public op */
+    const struct mr_speaker *speaker; /* of x->conn, or the last one */
+    struct mr_exchange_slot *handle;  /* the public op */
     struct moor_shard *shard;
     struct mr_claim claim;
     struct mr_pool_op op;
@@ -50,7 +83,9 @@ struct mr_exchange {
     struct mr_deferred pull; /* ask body_cb */
 
     /* the request */
-    struct mr_out head;    /* head and small body in one piece */
+    const struct mr_h1_request *request; /* kept where h2 may serve it, with its body; else NULL */
+    moor_span request_body;
+    struct mr_out head;    /* of h1: head and small body in one piece */
     struct mr_out body[3]; /* chunk line, data, chunk end */
     uint32_t outs;         /* pieces queued on a conn, not yet let go */
     moor_piece piece;
@@ -59,12 +94,15 @@ struct mr_exchange {
     char chunk_line[24];
     uint8_t body_state; /* enum mr_body_state */
     uint8_t asked;      /* enum mr_h1_asked */
+    uint8_t urgency;
+    bool is_incremental;
     bool is_piece_out, is_last_piece;
     bool is_body_begun; /* body_cb was asked: it cannot be asked from the start */
     bool is_idempotent, wants_close, expects_continue;
 
     /* the response */
-    struct mr_h1_reply *reply; /* in the arena, once there is a conn */
+    struct mr_h1_reply *reply; /* in the arena, once there is an h1 conn */
+    struct mr_h2_part h2;
     uint64_t bytes_down;
     int64_t first_byte_ns; /* 0 = none yet */
 
@@ -83,6 +121,7 @@ struct mr_exchange {
 
 /* What is common to every request of a pool. */
 struct mr_http_pool {
+    bool may_h2;                  /* some of its conns may speak it */
     struct mr_origin origin;      /* host NULL = an open pool */
     struct mr_upstream *upstream; /* NULL = an open pool */
     struct mr_h1_limits limits;
@@ -92,7 +131,8 @@ struct mr_http_pool {
 
 void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http);
 
-extern const struct mr_protocol mr_h1_protocol;
+extern const struct mr_protocol mr_h1_protocol, mr_h2_protocol;
+extern const struct mr_speaker mr_h1_speaker, mr_h2_speaker;
 
 /* NULL: out of memory. Until started, mr_exchange_discard is its end. */
 struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h,
@@ -121,9 +161,5 @@ void mr_exchange_broken(struct mr_exchange *x, const moor_fault *fault, bool is_
 /* From the protocol: "425 Too Early". True: it goes again, after a handshake this time (RFC 8470 5.2), and the
  * response is nobody's. */
 bool mr_exchange_too_early(struct mr_exchange *x);
-
-/* h1_conn.c: granted a conn; the window reopened. */
-void mr_h1_exchange_begin(struct mr_exchange *x);
-void mr_h1_window_reopened(struct mr_window *w);
 
 #endif

@@ -4,24 +4,90 @@
  */
 #include "client/exchange.h"
 
+#include "client/h1_body.h"
 #include "core/shard.h"
+
+#include <string.h>
 
 static void *arena_alloc(void *ctx, size_t size)
 {
     return mr_arena_alloc(ctx, size);
 }
 
-void mr_h1_exchange_begin(struct mr_exchange *x)
+static void head_sent(struct mr_out *o, int err)
 {
-    const struct mr_http_pool *http = x->berth->upstream->pool->wiring;
-    mr_h1_reply_init(x->reply, &http->limits, x->asked, arena_alloc, &x->arena);
+    (void)err;
+    mr_exchange_out_gone(MR_CONTAINER_OF(o, struct mr_exchange, head));
 }
 
-void mr_h1_window_reopened(struct mr_window *w)
+/* A request that was kept for either version. */
+static moor_err write_head(struct mr_exchange *x)
 {
-    struct mr_exchange *x = MR_CONTAINER_OF(w, struct mr_exchange, window);
-    if (x->conn)
-        mr_conn_resume(x->conn);
+    struct mr_h1_plan plan;
+    const moor_span body = x->request_body;
+    MR_TRY(mr_h1_request_plan(x->request, &plan));
+    uint8_t *bytes = mr_arena_alloc(&x->arena, plan.size + body.len);
+    MR_FAIL_IF(!bytes, MOOR_ENOMEM);
+    mr_h1_request_write(x->request, &plan, bytes);
+    if (body.len)
+        memcpy(bytes + plan.size, body.base, body.len);
+    x->head.base = bytes;
+    x->head.len = plan.size + body.len;
+    return MOOR_OK;
+}
+
+static moor_err h1_begin(struct mr_exchange *x)
+{
+    const struct mr_http_pool *http = x->berth->upstream->pool->wiring;
+    x->sent_before = x->conn->bytes_out;
+    x->conn->claim = x;
+    if (!x->reply)
+        x->reply = mr_arena_alloc(&x->arena, sizeof *x->reply);
+    MR_FAIL_IF(!x->reply, MOOR_ENOMEM);
+    mr_h1_reply_init(x->reply, &http->limits, x->asked, arena_alloc, &x->arena);
+    if (!x->head.base)
+        MR_TRY(write_head(x));
+    x->head.sent = head_sent;
+    MR_TRY(mr_conn_write(x->conn, &x->head));
+    x->outs++;
+    return MOOR_OK;
+}
+
+static void h1_leave(struct mr_exchange *x, bool is_gone, bool is_reusable)
+{
+    struct mr_conn *c = x->conn;
+    x->conn = NULL;
+    c->claim = NULL;
+    if (!is_gone)
+        mr_berth_release(c, is_reusable);
+}
+
+static bool h1_has_sent(const struct mr_exchange *x)
+{
+    return x->conn->bytes_out > x->sent_before || mr_conn_is_sending(x->conn);
+}
+
+static bool h1_is_proven(const struct mr_exchange *x)
+{
+    return x->is_reused;
+}
+
+static bool h1_is_untouched(const struct mr_exchange *x)
+{
+    return mr_h1_reply_is_untouched(x->reply);
+}
+
+static bool h1_may_drain(const struct mr_exchange *x)
+{
+    return !x->wants_close && x->reply->head.keep_alive &&
+           x->reply->head.body == MR_H1_BODY_LENGTH &&
+           x->reply->left <= x->berth->local->pool->options.drain_unread_max &&
+           mr_conn_state(x->conn) == MR_CONN_LEASED;
+}
+
+static void h1_window_reopened(struct mr_exchange *x)
+{
+    mr_conn_resume(x->conn);
 }
 
 /* ---- events of the engine ---- */
@@ -154,6 +220,17 @@ static void h1_ended(struct mr_conn *c, const moor_fault *fault)
     moor_fault reset = {.err = MOOR_ERESET, .what = out.what};
     mr_exchange_broken(x, &reset, false);
 }
+
+const struct mr_speaker mr_h1_speaker = {
+    .begin = h1_begin,
+    .leave = h1_leave,
+    .send_piece = mr_h1_send_piece,
+    .has_sent = h1_has_sent,
+    .is_proven = h1_is_proven,
+    .is_untouched = h1_is_untouched,
+    .may_drain = h1_may_drain,
+    .window_reopened = h1_window_reopened,
+};
 
 const struct mr_protocol mr_h1_protocol = {
     .name = "h1",

@@ -45,6 +45,38 @@ moor_err mr_open_options(struct moor_runtime *r, const moor_pool_options *given,
 
 /* ---- wiring ---- */
 
+/* The version of HTTP of a pool, a text that stays. Of h2c: prior knowledge. */
+static const char *version_of(const struct mr_url *u, const moor_pool_options *o)
+{
+    if (u && u->scheme == MR_URL_H2C)
+        return "2";
+    return !strcmp(o->http_version, "2") ? "2" : !strcmp(o->http_version, "1.1") ? "1.1" : "auto";
+}
+
+/* Early data goes before the server has picked: such a pool offers http/1.1 only. */
+static moor_err settle_version(struct moor_runtime *r, const struct mr_url *u,
+                               struct mr_pool_spec *spec, const char *url)
+{
+    const char *version = version_of(u, &spec->options);
+    const bool is_2 = !strcmp(version, "2");
+    if (spec->options.tls_early_data && is_2 && (!u || mr_url_scheme_is_tls(u->scheme)))
+        return mr_open_refuse(r, MOOR_EINVAL, "tls_early_data needs http_version 1.1", url);
+    spec->options.http_version = spec->options.tls_early_data && !is_2 ? "1.1" : version;
+    spec->protocol = is_2 ? &mr_h2_protocol : &mr_h1_protocol;
+    return MOOR_OK;
+}
+
+/* Under TLS the server picks. */
+static const struct mr_protocol *choose(struct mr_upstream *u, const char *alpn)
+{
+    const bool is_h2 = !strcmp(u->pool->options.http_version, "2");
+    if (!u->is_secure)
+        return is_h2 ? &mr_h2_protocol : &mr_h1_protocol;
+    if (alpn && !strcmp(alpn, "h2"))
+        return &mr_h2_protocol;
+    return is_h2 ? NULL : &mr_h1_protocol;
+}
+
 static struct mr_http_pool *make_http(struct moor_runtime *r, const struct mr_url *u,
                                       const moor_pool_options *o)
 {
@@ -134,11 +166,17 @@ static moor_err check_url(struct moor_runtime *r, const struct mr_url *u, bool i
 /* The parts of the floors above and below the pool; whatever is there is ended by unwire_spec. */
 static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_pool_spec *spec)
 {
-    const bool is_http = spec->protocol == &mr_h1_protocol;
+    const bool is_http = spec->protocol != &mr_stream_protocol;
+    const bool is_plain = u && !mr_url_scheme_is_tls(u->scheme);
+    const char *version = spec->options.http_version;
+    const bool may_h2 = strcmp(version, "1.1") != 0 && !(is_plain && strcmp(version, "2") != 0);
+    const char *alpn = !is_http                ? ""
+                       : !may_h2               ? "http/1.1"
+                       : !strcmp(version, "2") ? "h2"
+                                               : "h2,http/1.1";
     struct mr_tls_pool *tls = NULL;
     if (!u || mr_url_scheme_is_tls(u->scheme)) {
-        const moor_err e =
-            mr_tls_pool_open(r, spec->name, is_http ? "http/1.1" : "", &spec->options, &tls);
+        const moor_err e = mr_tls_pool_open(r, spec->name, alpn, &spec->options, &tls);
         if (e && (u || e != MOOR_ENOSYS)) /* an open pool may be for http alone */
             return e;
         spec->security = tls;
@@ -147,8 +185,15 @@ static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_p
     mr_tls_options_clear(&spec->options);
     if (!is_http)
         return MOOR_OK;
-    spec->wiring = make_http(r, u, &spec->options);
-    return spec->wiring ? MOOR_OK : MOOR_ENOMEM;
+    struct mr_http_pool *http = make_http(r, u, &spec->options);
+    MR_FAIL_IF(!http, MOOR_ENOMEM);
+    http->may_h2 = may_h2;
+    spec->wiring = http;
+    if (may_h2) {
+        spec->choose = choose;
+        spec->capacity_hoped = mr_h2_protocol.capacity_expected;
+    }
+    return MOOR_OK;
 }
 
 static void unwire_spec(struct moor_runtime *r, const struct mr_pool_spec *spec)
@@ -176,7 +221,8 @@ static moor_err add_upstream(struct moor_pool *p, const struct mr_url *u)
 static moor_err open_pool(struct moor_runtime *r, const char *text, const struct mr_url *u,
                           const moor_pool_options *given, moor_pool **out_pool)
 {
-    const bool is_http = !u || u->scheme == MR_URL_HTTP || u->scheme == MR_URL_HTTPS;
+    const bool is_http =
+        !u || u->scheme == MR_URL_HTTP || u->scheme == MR_URL_HTTPS || u->scheme == MR_URL_H2C;
     MR_TRY(check_url(r, u, is_http, text));
     char name[300];
     mr_open_name(u, given, name, sizeof name);
@@ -186,6 +232,8 @@ static moor_err open_pool(struct moor_runtime *r, const char *text, const struct
         .unwire = unwire,
     };
     MR_TRY(mr_open_options(r, given, name, !u, &spec.options));
+    if (is_http)
+        MR_TRY(settle_version(r, u, &spec, text));
     moor_pool *p = NULL;
     moor_err e = wire(r, u, &spec);
     if (!e)

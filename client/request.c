@@ -30,6 +30,7 @@ void moor_http_request_init_sized(moor_http_request *r, size_t size)
     const moor_http_request defaults = {
         .size = size,
         .body_length = MOOR_LENGTH_UNKNOWN,
+        .urgency = 3,
         .timeout_ms = MOOR_TIMEOUT_OF_POOL,
         .connect_timeout_ms = MOOR_TIMEOUT_OF_POOL,
         .first_byte_timeout_ms = MOOR_TIMEOUT_OF_POOL,
@@ -54,8 +55,10 @@ static moor_err find_by_url(struct moor_pool *p, const char *url, struct target 
     const moor_err e = mr_url_parse(text, t->storage, &u, &fault);
     if (e)
         return refuse(p, e, fault.what, masked);
-    if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS)
-        return refuse(p, MOOR_ENOSYS, "this build speaks http and https only", masked);
+    if (u.scheme == MR_URL_H2C && strcmp(p->options.http_version, "2") != 0)
+        return refuse(p, MOOR_EINVAL, "h2c needs a pool of HTTP/2 (http_version 2)", masked);
+    if (u.scheme != MR_URL_HTTP && u.scheme != MR_URL_HTTPS && u.scheme != MR_URL_H2C)
+        return refuse(p, MOOR_ENOSYS, "this build speaks http, https and h2c only", masked);
     const bool is_secure = mr_url_scheme_is_tls(u.scheme);
     if (is_secure && !http->upstream && !p->security)
         return refuse(p, MOOR_ENOSYS, "no TLS: the log said why when the pool was opened", masked);
@@ -131,8 +134,58 @@ static moor_header *all_headers(struct mr_exchange *x, const moor_http_request *
     return h;
 }
 
-static moor_err write_head(struct moor_pool *p, struct mr_exchange *x, const moor_http_request *r,
-                           const struct target *t)
+static moor_err write_head(struct mr_exchange *x, const struct mr_h1_request *q,
+                           const struct mr_h1_plan *plan, moor_span body)
+{
+    uint8_t *bytes = mr_arena_alloc(&x->arena, plan->size + body.len);
+    MR_FAIL_IF(!bytes, MOOR_ENOMEM);
+    mr_h1_request_write(q, plan, bytes);
+    if (body.len)
+        memcpy(bytes + plan->size, body.base, body.len);
+    x->head.base = bytes;
+    x->head.len = plan->size + body.len;
+    return MOOR_OK;
+}
+
+static char *put(char *at, moor_span *s)
+{
+    if (s->len)
+        memcpy(at, s->base, s->len);
+    s->base = at;
+    return at + s->len;
+}
+
+/* Which version serves it is known when a conn is granted: everything is copied. */
+static moor_err keep_request(struct mr_exchange *x, const struct mr_h1_request *from,
+                             moor_span body)
+{
+    const size_t n = from->header_count;
+    size_t bytes = from->method.len + from->target.len + from->host.len + body.len;
+    for (size_t i = 0; i < n; i++)
+        bytes += from->headers[i].name.len + from->headers[i].value.len;
+    struct mr_h1_request *q =
+        mr_arena_alloc(&x->arena, sizeof *q + n * sizeof(moor_header) + bytes);
+    MR_FAIL_IF(!q, MOOR_ENOMEM);
+    *q = *from;
+    moor_header *headers = (moor_header *)(void *)(q + 1);
+    char *at = (char *)(headers + n);
+    at = put(at, &q->method);
+    at = put(at, &q->target);
+    at = put(at, &q->host);
+    for (size_t i = 0; i < n; i++) {
+        headers[i] = from->headers[i];
+        at = put(at, &headers[i].name);
+        at = put(at, &headers[i].value);
+    }
+    q->headers = headers;
+    put(at, &body);
+    x->request = q;
+    x->request_body = body;
+    return MOOR_OK;
+}
+
+static moor_err set_request(struct moor_pool *p, struct mr_exchange *x, const moor_http_request *r,
+                            const struct target *t)
 {
     const struct mr_http_pool *http = p->wiring;
     const moor_span authorization = t->userinfo_len
@@ -163,13 +216,10 @@ static moor_err write_head(struct moor_pool *p, struct mr_exchange *x, const moo
     const moor_err e = mr_h1_request_plan(&q, &plan);
     if (e)
         return refuse(p, e, plan.what, "");
-    uint8_t *bytes = mr_arena_alloc(&x->arena, plan.size + r->body.len);
-    MR_FAIL_IF(!bytes, MOOR_ENOMEM);
-    mr_h1_request_write(&q, &plan, bytes);
-    if (r->body.len)
-        memcpy(bytes + plan.size, r->body.base, r->body.len);
-    x->head.base = bytes;
-    x->head.len = plan.size + r->body.len;
+    if (http->may_h2)
+        MR_TRY(keep_request(x, &q, r->body));
+    else
+        MR_TRY(write_head(x, &q, &plan, r->body));
     x->wants_close = plan.close;
     x->expects_continue = plan.expect_continue;
     x->claim.is_replayable = r->replayable;
@@ -179,6 +229,8 @@ static moor_err write_head(struct moor_pool *p, struct mr_exchange *x, const moo
         return refuse(p, MOOR_EINVAL, "CONNECT makes a tunnel, not a response", "");
     x->body_given = r->body_cb ? 0 : r->body.len;
     x->body_cb = r->body_cb;
+    x->urgency = (uint8_t)r->urgency;
+    x->is_incremental = r->incremental;
     x->body_length = r->body_length;
     return MOOR_OK;
 }
@@ -201,8 +253,8 @@ static void set_deadlines(struct moor_pool *p, struct mr_exchange *x, const moor
 static bool is_sane(const moor_http_request *r)
 {
     return (!r->header_count || r->headers) && !(r->body.len && r->body_cb) &&
-           (!r->body.len || r->body.base) && r->timeout_ms >= MOOR_TIMEOUT_OF_POOL &&
-           r->connect_timeout_ms >= MOOR_TIMEOUT_OF_POOL &&
+           (!r->body.len || r->body.base) && r->urgency < MR_H2_URGENCIES &&
+           r->timeout_ms >= MOOR_TIMEOUT_OF_POOL && r->connect_timeout_ms >= MOOR_TIMEOUT_OF_POOL &&
            r->first_byte_timeout_ms >= MOOR_TIMEOUT_OF_POOL;
 }
 
@@ -215,7 +267,7 @@ static moor_err submit(struct moor_pool *p, const moor_http_request *r, const mo
     struct mr_exchange *x = mr_exchange_alloc(s, h, user);
     MR_FAIL_IF(!x, MOOR_ENOMEM);
     x->berth = b;
-    moor_err e = write_head(p, x, r, t);
+    moor_err e = set_request(p, x, r, t);
     uint64_t generation = 0;
     if (!e) {
         set_deadlines(p, x, r);
@@ -237,7 +289,7 @@ moor_err moor_http_send(moor_pool *p, const moor_http_request *request,
     MR_FAIL_IF(mr_runtime_is_forked(p->runtime), MOOR_EFORKED);
     struct moor_shard *s = moor_shard_self();
     MR_FAIL_IF(!s || s->runtime != p->runtime, MOOR_EWRONGTHREAD);
-    MR_FAIL_IF(p->protocol != &mr_h1_protocol, MOOR_EINVAL);
+    MR_FAIL_IF(p->protocol != &mr_h1_protocol && p->protocol != &mr_h2_protocol, MOOR_EINVAL);
     mr_shard_refresh(s);
     moor_http_request r;
     if (request->size != sizeof r) {

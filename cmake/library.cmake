@@ -12,12 +12,12 @@ target_compile_definitions(mooring_objects PUBLIC _GNU_SOURCE)
 target_include_directories(mooring_objects PUBLIC include ${PROJECT_SOURCE_DIR})
 set_target_properties(mooring_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                                                  C_VISIBILITY_PRESET hidden)
-target_link_libraries(mooring_objects PUBLIC PkgConfig::LIBURING PkgConfig::CARES
+target_link_libraries(mooring_objects PUBLIC PkgConfig::LIBURING PkgConfig::CARES PkgConfig::NGHTTP2
                       mooring_jemalloc mooring_wolfssl Threads::Threads)
 # A call between two exported functions is a plain call: nobody may interpose into the library.
 target_compile_options(mooring_objects PRIVATE -fno-semantic-interposition)
 
-set(MOORING_LINK_LIBRARIES PkgConfig::LIBURING PkgConfig::CARES Threads::Threads)
+set(MOORING_LINK_LIBRARIES PkgConfig::LIBURING PkgConfig::CARES PkgConfig::NGHTTP2 Threads::Threads)
 
 add_library(mooring SHARED $<TARGET_OBJECTS:mooring_objects>)
 add_library(mooring::mooring ALIAS mooring)
@@ -63,6 +63,7 @@ if(NOT MOORING_SANITIZE AND NOT MOORING_COVERAGE)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
     $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_link_libraries(mooring_static INTERFACE $<BUILD_INTERFACE:PkgConfig::LIBURING>
-                        $<BUILD_INTERFACE:PkgConfig::CARES> Threads::Threads
+                        $<BUILD_INTERFACE:PkgConfig::CARES>
+                        $<BUILD_INTERFACE:PkgConfig::NGHTTP2> Threads::Threads
                         m ${MOORING_PC_WOLFSSL})
 endif()

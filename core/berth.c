@@ -164,6 +164,8 @@ void mr_berth_relist(struct mr_berth *b, struct mr_conn *c)
 
 void mr_berth_withdraw(struct mr_conn *c)
 {
+    if (c->is_listed_idle)
+        unlist_idle(c->berth, c);
     mr_berth_relist(c->berth, c);
 }
 
@@ -178,20 +180,35 @@ static struct mr_conn *less_loaded_of_two(struct mr_berth *b)
     return d->used < c->used ? d : c;
 }
 
-struct mr_conn *mr_berth_pick(struct mr_berth *b)
+static struct mr_conn *pick_shared(struct mr_berth *b)
 {
     struct mr_conn *c;
-    while ((c = mr_berth_take_idle(b, false))) {
-        if (!is_worn(b, c))
-            return c;
-        mr_conn_close(c, why_worn(b, c));
-    }
     while ((c = less_loaded_of_two(b))) {
         if (!is_worn(b, c))
             return c;
         mr_conn_drain(c, why_worn(b, c)); /* off the list */
     }
     return NULL;
+}
+
+/* One that is in use already and carries more, so that others may lie idle and end; above the ideal an idle
+ * one, and another is made. */
+struct mr_conn *mr_berth_pick(struct mr_berth *b)
+{
+    const uint32_t ideal = MR_OPTION(mr_berth_options(b)->h2_streams_ideal);
+    struct mr_conn *shared = pick_shared(b), *c;
+    if (shared && (!ideal || shared->used < ideal))
+        return shared;
+    while ((c = mr_berth_take_idle(b, false))) {
+        if (!is_worn(b, c))
+            return c;
+        mr_conn_close(c, why_worn(b, c));
+    }
+    if (shared && !b->dialing) {
+        b->wants_more = true;
+        mr_berth_feed_later(b);
+    }
+    return shared;
 }
 
 /* ---- conns come, change and go ---- */
@@ -376,7 +393,7 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
 {
     struct mr_berth *b = MR_CONTAINER_OF(t, struct mr_berth, sweep);
     const moor_pool_options *o = mr_berth_options(b);
-    const uint32_t keep = MR_OPTION(o->conns_min_idle);
+    const uint32_t keep = mr_berth_min_idle(b);
     int64_t next = MR_NEVER;
     struct mr_list *l;
     while (MR_OPTION(o->idle_timeout_ms) >= 0 && (l = mr_list_last(&b->idle))) {

@@ -31,6 +31,7 @@ struct mr_claim {
     int64_t since_ns;        /* first asked: a replay keeps its age among the waiters */
     int64_t deadline_ns;     /* absolute; MR_NEVER */
     bool is_replayable;      /* may be sent before the peer is known to be there only once */
+    bool is_again;           /* asked before: keeps its age, and its place among the waiters */
     bool wants_fresh;        /* a replay: a dial, and an idle conn only if none can be begun */
     moor_wait_reason reason; /* why it (last) waited */
     /* May be called inside mr_berth_acquire. The conn is LEASED and clean. */
@@ -77,6 +78,7 @@ struct mr_berth {
     uint32_t dialing;           /* conns of ours being resolved, connected or secured */
     uint32_t moving_in, asking; /* moves asked of others; of those, not late */
     uint32_t next_other;        /* rotating start for asking other shards */
+    bool wants_more;            /* every conn carries more than its ideal: one more dial */
     int64_t expires_min_ns;     /* lower bound of expires_ns of the idle conns */
     struct mr_timer sweep;      /* idle timeout, lifetime, min idle */
     struct mr_timer retry;      /* backoff is over */
@@ -109,7 +111,7 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable);
 void mr_berth_ready(struct mr_conn *c);
 /* It failed before it was ready: counts as a failed dial. */
 void mr_berth_lost(struct mr_conn *c, const moor_fault *fault);
-/* LEASED and ended or failing: no new claim may be granted on it. */
+/* Ended or failing: no new claim may be granted on it. */
 void mr_berth_withdraw(struct mr_conn *c);
 /* It began to close out of state `was`: off the lists that hand it out. */
 void mr_berth_closing(struct mr_conn *c, enum mr_conn_state was);

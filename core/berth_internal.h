@@ -13,6 +13,9 @@ static inline struct mr_loop *mr_berth_loop(struct mr_berth *b)
     return &b->shard->mine.loop;
 }
 
+/* conns_min_idle, and 1 at most where a conn carries many claims. */
+uint32_t mr_berth_min_idle(struct mr_berth *b);
+
 static inline const moor_pool_options *mr_berth_options(struct mr_berth *b)
 {
     return &b->upstream->pool->options;

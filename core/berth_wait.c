@@ -43,12 +43,22 @@ static void grant(struct mr_berth *b, struct mr_conn *c, struct mr_claim *claim)
     claim->granted(claim, c, is_reused);
 }
 
+/* Behind all that are older; of those that ask for the first time, at the end. */
+static void line_up(struct mr_list *waiters, struct mr_claim *claim)
+{
+    struct mr_list *at = waiters->prev;
+    while (claim->is_again && at != waiters &&
+           MR_CONTAINER_OF(at, struct mr_claim, link)->since_ns > claim->since_ns)
+        at = at->prev;
+    mr_list_insert_after(at, &claim->link);
+}
+
 moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
 {
     MR_ASSERT_ON(b->shard);
     MR_FAIL_IF(!mr_pool_takes_work(b->local), MOOR_ECLOSED);
     claim->asked_ns = mr_shard_now(b->shard);
-    if (!claim->wants_fresh)
+    if (!claim->is_again && !claim->wants_fresh)
         claim->since_ns = claim->asked_ns;
     claim->reason = MOOR_WAIT_NONE;
     if (b->waiter_count == 0 && !claim->wants_fresh) {
@@ -66,7 +76,7 @@ moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim)
     claim->timer.fire = fire_deadline;
     claim->reason = MOOR_WAIT_CONNECTING;
     atomic_fetch_add(&b->shard->runtime->waiters, 1);
-    mr_list_push_back(claim->wants_fresh ? &b->fresh : &b->waiters, &claim->link);
+    line_up(claim->wants_fresh ? &b->fresh : &b->waiters, claim);
     b->waiter_count++;
     MR_STAT_ADD(b->local, waiters, 1);
     publish_waiting(b);
@@ -228,7 +238,7 @@ static void note_reason(struct mr_berth *b, moor_wait_reason reason)
 /* Dials or waits, until what is coming would serve everyone who waits. */
 static void feed_waiters(struct mr_berth *b)
 {
-    const uint32_t each = b->upstream->pool->protocol->capacity_expected;
+    const uint32_t each = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed);
     const bool is_alone =
         atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed) == 1;
     int verdict = MR_GATE_GO;
@@ -264,6 +274,13 @@ static void feed_waiters(struct mr_berth *b)
     }
 }
 
+uint32_t mr_berth_min_idle(struct mr_berth *b)
+{
+    const uint32_t min = MR_OPTION(mr_berth_options(b)->conns_min_idle);
+    const bool is_shared = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed) > 1;
+    return is_shared && min > 1 ? 1 : min;
+}
+
 static bool may_top_up(struct mr_berth *b)
 {
     if (!atomic_load_explicit(&b->upstream->wasted, memory_order_relaxed))
@@ -275,17 +292,25 @@ static bool may_top_up(struct mr_berth *b)
     return false;
 }
 
+/* A conn that carries many claims is spare capacity by itself, idle or not. */
+static bool has_enough(struct mr_berth *b, uint32_t min)
+{
+    struct mr_upstream *u = b->upstream;
+    if (atomic_load_explicit(&u->capacity, memory_order_relaxed) > 1)
+        return b->dialing || b->waiter_count || mr_pool_conn_count(u) >= min;
+    return atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing >=
+           min + b->waiter_count;
+}
+
 /* Keeps min idle conns over all shards: dials that no waiter asked for. */
 static void top_up(struct mr_berth *b)
 {
     struct mr_upstream *u = b->upstream;
-    const uint32_t min = MR_OPTION(mr_berth_options(b)->conns_min_idle);
+    const uint32_t min = mr_berth_min_idle(b);
     /* A place under a shared cap is theirs who wait: they may have closed an idle conn of ours for it. */
     if (mr_pool_shares_caps(u->pool) && atomic_load(&u->pool->runtime->waiters))
         return;
-    while (atomic_load_explicit(&u->idle_total, memory_order_relaxed) + b->dialing <
-               min + b->waiter_count &&
-           may_top_up(b)) {
+    while (!has_enough(b, min) && may_top_up(b)) {
         const int verdict = mr_attempt_begin(b);
         if (verdict == MR_GATE_GO)
             continue;
@@ -308,6 +333,9 @@ void mr_berth_run_feed(struct mr_deferred *d)
     mr_berth_serve(b);
     if (b->waiter_count)
         feed_waiters(b);
+    if (b->wants_more && !b->dialing)
+        (void)mr_attempt_begin(b); /* at a cap those there are have to do */
+    b->wants_more = false;
     if (MR_OPTION(mr_berth_options(b)->conns_min_idle) && mr_pool_is_home(b->upstream, b->shard))
         top_up(b);
 }

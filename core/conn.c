@@ -88,15 +88,35 @@ void mr_conn_add_filter(struct mr_conn *c, struct mr_filter *f)
     mr_out_list_init(&f->todo);
 }
 
+/* What its peer picked decides who speaks on it. */
+static bool choose_protocol(struct mr_conn *c)
+{
+    struct mr_upstream *u = c->berth->upstream;
+    if (!u->pool->choose)
+        return true;
+    const struct mr_protocol *chosen = u->pool->choose(u, c->top ? c->top->alpn : NULL);
+    if (chosen)
+        c->protocol = chosen;
+    return chosen != NULL;
+}
+
 static void prepare(struct mr_conn *c)
 {
+    if (!choose_protocol(c)) {
+        mr_conn_fail(c, &(moor_fault){.err = MOOR_EPROTO,
+                                      .what = "the server does not speak the protocol that was "
+                                              "asked for (ALPN)"});
+        return;
+    }
     mr_conn_move_to(c, MR_CONN_PREPARING);
     mr_conn_resume(c); /* plain bytes that came with the last of a handshake */
     const moor_err e = c->protocol->open ? c->protocol->open(c) : MOOR_OK;
     if (e)
         mr_conn_fail(c, &(moor_fault){.err = e, .what = "prepare connection"});
-    else if (!c->protocol->open)
+    else if (!c->protocol->open) {
+        mr_conn_expect(c, c->protocol->capacity_expected);
         mr_conn_set_capacity(c, c->protocol->capacity_expected);
+    }
 }
 
 void mr_conn_secure(struct mr_conn *c)
@@ -133,6 +153,12 @@ void mr_conn_arrived(struct mr_conn *c, int fd)
         f->conn = c;
     c->capacity = c->protocol->capacity_expected;
     mr_berth_ready(c);
+}
+
+void mr_conn_expect(struct mr_conn *c, uint32_t capacity)
+{
+    if (capacity)
+        atomic_store_explicit(&c->berth->upstream->capacity, capacity, memory_order_relaxed);
 }
 
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity)
@@ -182,7 +208,7 @@ bool mr_conn_may_move(const struct mr_conn *c)
     for (const struct mr_filter *f = c->bottom; f; f = f->above)
         if (f->is_busy)
             return false;
-    return mr_conn_is_clean(c) && !c->out;
+    return !c->protocol->is_multiplexed && mr_conn_is_clean(c) && !c->out;
 }
 
 /* ---- sending: conn_out.c ---- */

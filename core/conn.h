@@ -106,6 +106,8 @@ void mr_conn_arrived(struct mr_conn *c, int fd);
 /* Protocols: how many claims at once, from now on; those there are stay. 0 = none for now: a conn that
  * nobody uses, or that the last claim leaves meanwhile, closes. */
 void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity);
+/* So many claims are to be expected of further conns of its upstream; 0 says nothing. */
+void mr_conn_expect(struct mr_conn *c, uint32_t capacity);
 /* No claims from now on, for good; it closes with the last of those it has, at once if it has none.
  * Protocols call it for a peer's goodbye, berths when a conn is worn or the pool drains. */
 void mr_conn_drain(struct mr_conn *c, const char *why);
@@ -113,6 +115,8 @@ void mr_conn_drain(struct mr_conn *c, const char *why);
 /* Queues bytes; all that is queued in a turn leaves in one send. MOOR_ERESET when closing (sent() is
  * not called), MOOR_ENOMEM. */
 MOOR_NODISCARD moor_err mr_conn_write(struct mr_conn *c, struct mr_out *o);
+/* From the loop's flushes: now, instead of with the next ones. */
+void mr_conn_flush_now(struct mr_conn *c);
 /* Bytes queued and not yet handed to the kernel. */
 size_t mr_conn_unsent(const struct mr_conn *c);
 /* A send is in the kernel's hands: some of it may have left. */

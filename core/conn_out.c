@@ -215,6 +215,12 @@ void mr_conn_flush(struct mr_conn *c)
     finish_if_due(c);
 }
 
+void mr_conn_flush_now(struct mr_conn *c)
+{
+    mr_loop_undefer(&c->flush);
+    mr_conn_flush(c);
+}
+
 void mr_conn_out_goodbye(struct mr_conn *c)
 {
     const struct mr_outq *q = c->out;

@@ -76,6 +76,7 @@ struct mr_filter {
     bool has_ended;          /* mr_filter_end was called */
     bool is_busy;            /* filter's: open, but the conn must not move or idle yet */
     moor_fault fault;        /* when open returned FAILED */
+    const char *alpn; /* what the peer picked of the protocols offered; static; NULL = nothing */
 };
 
 /* For filters: results upwards, in->len > 0. Always taken: what is refused above stays on the conn. False:

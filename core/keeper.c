@@ -521,12 +521,24 @@ bool mr_keeper_is_wanted(struct mr_rack *k)
 
 /* ---- outcomes ---- */
 
-uint32_t mr_keeper_surplus(const struct mr_rack *k)
+/* After moor_pool_replace those that serve out their leases count against the place they go to, as in its gate. */
+static uint32_t count_open_to(const struct mr_rack *k, const struct mr_upstream *u)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < mr_rack_used(k); i++) {
+        const struct moor_link *l = mr_rack_at(k, i);
+        n += l && !l->is_closing && l->route->upstream == u;
+    }
+    return n;
+}
+
+uint32_t mr_keeper_surplus(struct mr_rack *k)
 {
     const uint32_t max = MR_OPTION(k->pool->options.conns_max);
-    const uint32_t open =
-        atomic_load_explicit(&((struct mr_rack *)(uintptr_t)k)->open, memory_order_relaxed) -
-        k->keeper->closing;
+    const uint32_t all = atomic_load_explicit(&k->open, memory_order_relaxed) - k->keeper->closing;
+    if (all <= max)
+        return 0;
+    const uint32_t open = count_open_to(k, upstream_of(k));
     return open > max ? open - max : 0;
 }
 

@@ -73,7 +73,7 @@ uint32_t mr_keeper_count_idle(const struct mr_rack *k);
 /* A KEPT link ends: gently if the driver can. */
 void mr_keeper_close(struct moor_link *l, const char *why);
 /* How many more are open, and are to stay, than conns_max allows. */
-uint32_t mr_keeper_surplus(const struct mr_rack *k);
+uint32_t mr_keeper_surplus(struct mr_rack *k);
 /* It is gone from the driver: counted out, its memory given back. */
 void mr_keeper_gone(struct moor_link *l);
 /* Idle links close, as the options say which first. Fewer if there are fewer. */

@@ -97,6 +97,7 @@ static void take_back(struct mr_loan *n)
     else
         mr_heap_free(&s->mine.heap, n->copy, n->len);
     bool is_reopened = false;
+    const size_t len = n->len;
     if (w) {
         const bool was_open = mr_window_is_open(w);
         mr_list_remove(&n->link);
@@ -106,6 +107,8 @@ static void take_back(struct mr_loan *n)
     }
     MR_STAT_ADD(local, chunks_lent, -1);
     mr_slab_give(loan_slab(s), n);
+    if (w && w->returned)
+        w->returned(w, len);
     if (is_reopened)
         w->reopened(w);
     mr_pool_unhold(local);

@@ -20,8 +20,9 @@ struct mr_window {
     size_t lent, limit;
     void (*reopened)(
         struct mr_window *w); /* fell below the limit after having reached it; on the shard */
-    uint32_t loans;           /* out; the window lives until they are back or orphaned */
-    struct mr_list list;      /* its loans */
+    void (*returned)(struct mr_window *w, size_t len); /* NULL = does not care; on the shard */
+    uint32_t loans;      /* out; the window lives until they are back or orphaned */
+    struct mr_list list; /* its loans */
 };
 
 void mr_window_init(struct mr_window *w, size_t limit, void (*reopened)(struct mr_window *w));

@@ -55,7 +55,7 @@ static struct mr_berth *somebody_with_idle(struct mr_berth *b, uint32_t keep)
 bool mr_move_ask(struct mr_berth *b, bool is_needed)
 {
     const uint32_t keep = is_needed ? 0 : MR_OPTION(b->upstream->pool->options.steal_keep);
-    const bool can_move = !b->upstream->pool->protocol->is_multiplexed;
+    const bool can_move = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed) == 1;
     struct mr_berth *from = can_move ? somebody_with_idle(b, keep) : NULL;
     if (!from || b->moving_in >= MR_MOVES_MAX)
         return false;

@@ -37,6 +37,8 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
     p->options.eviction = mr_eviction_text(MR_OPTION(spec->options.eviction));
     p->protocol = spec->protocol;
     p->secure = spec->secure;
+    p->choose = spec->choose;
+    p->capacity_hoped = spec->capacity_hoped;
     p->security = spec->security;
     p->wiring = spec->wiring;
     p->unwire = spec->unwire;
@@ -98,6 +100,8 @@ static struct mr_upstream *make_upstream(struct moor_pool *p, const struct mr_pl
     u->pool = p;
     u->port = at->port;
     u->is_secure = at->is_secure;
+    atomic_store(&u->capacity, at->is_secure && p->capacity_hoped ? p->capacity_hoped
+                                                                  : p->protocol->capacity_expected);
     if (at->path)
         u->path = mr_heap_copy_text(heap_of(p), mr_span_cstr(at->path));
     else

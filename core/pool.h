@@ -42,14 +42,15 @@ struct mr_upstream {
     char *path;               /* of a Unix socket, else NULL */
     uint16_t port;
     bool is_secure;
-    struct mr_gate gate;            /* under the pool's lock */
-    char connect_text[160];         /* what a driver said of the last failed dial; under it too */
-    _Atomic(bool) is_above;         /* more conns than conns_max allows since it was lowered */
-    _Atomic(int) family;            /* of the last winner, AF_UNSPEC: a hint */
-    _Atomic(uint32_t) home;         /* index + 1 of the shard that keeps min idle; 0 = none */
-    _Atomic(uint32_t) idle_total;   /* over all shards */
-    _Atomic(uint32_t) waiters;      /* over all shards */
-    _Atomic(uint32_t) wasted;       /* conns the peer ended unused since one was used */
+    struct mr_gate gate;          /* under the pool's lock */
+    char connect_text[160];       /* what a driver said of the last failed dial; under it too */
+    _Atomic(bool) is_above;       /* more conns than conns_max allows since it was lowered */
+    _Atomic(int) family;          /* of the last winner, AF_UNSPEC: a hint */
+    _Atomic(uint32_t) home;       /* index + 1 of the shard that keeps min idle; 0 = none */
+    _Atomic(uint32_t) idle_total; /* over all shards */
+    _Atomic(uint32_t) waiters;    /* over all shards */
+    _Atomic(uint32_t) capacity;   /* claims a conn carried when it was last told, or is hoped to */
+    _Atomic(uint32_t) wasted;     /* conns the peer ended unused since one was used */
     _Atomic(int64_t) expiry_told_s; /* when its certificate's end was last warned of, since 1970 */
     _Atomic(int64_t) calm_until_ns; /* wasted > 0: no dial for min idle before */
     _Atomic(struct mr_berth *) berths[MR_SHARDS_MAX]; /* set once by their shard, release */
@@ -95,6 +96,8 @@ struct moor_pool {
     char *name;
     const struct mr_protocol *protocol;
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec */
+    const struct mr_protocol *(*choose)(struct mr_upstream *u, const char *alpn); /* the same */
+    uint32_t capacity_hoped;
     void *security; /* secure's own; freed by unwire */
     void *wiring;   /* the floor above's; freed by unwire */
     void (*unwire)(struct moor_pool *p);
@@ -131,6 +134,11 @@ struct mr_pool_spec {
     /* Adds filters to a conn that has just connected; it may choose c->protocol later, when they are
      * open. NULL = plain. Not OK: the dial fails with it. On the conn's shard. */
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c);
+    /* The protocol of a conn whose filters are open, by what its peer picked; NULL result: none fits, the
+     * conn fails. NULL = `protocol`. On the conn's shard. */
+    const struct mr_protocol *(*choose)(struct mr_upstream *u, const char *alpn);
+    /* Claims a conn under TLS is hoped to carry before the first has told; 0 = `protocol` says. */
+    uint32_t capacity_hoped;
     void *security;
     void *wiring;
     void (*unwire)(struct moor_pool *p);
@@ -153,6 +161,8 @@ bool mr_pool_gate_dialed(struct mr_upstream *u);
 bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is_ours,
                          int64_t now_ns, uint64_t random);
 void mr_pool_conn_left(struct mr_upstream *u);
+/* Open and being dialled, over all shards. */
+uint32_t mr_pool_conn_count(struct mr_upstream *u);
 /* Everyone who waits on this shard looks again if there is room, and an idle conn gives way if room is
  * wanted. */
 void mr_pool_feed_shard(struct moor_shard *s, bool has_room);

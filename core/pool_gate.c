@@ -99,6 +99,14 @@ bool mr_pool_gate_failed(struct mr_upstream *u, const moor_fault *fault, bool is
     return is_first && !is_ours;
 }
 
+uint32_t mr_pool_conn_count(struct mr_upstream *u)
+{
+    mr_lock_lock(&u->pool->lock);
+    const uint32_t n = u->gate.conns;
+    mr_lock_unlock(&u->pool->lock);
+    return n;
+}
+
 void mr_pool_conn_left(struct mr_upstream *u)
 {
     mr_lock_lock(&u->pool->lock);

@@ -1,20 +1,13 @@
 /*
- * Abuse bounds of one HTTP/2 connection. Owns its buckets; on the thread of the session; never
- * closes, never reads a clock.
+ * What a peer may do only so often. Pure.
  */
 #include "h2/guard.h"
 
-#include "base/assert.h"
-
-/* A token, in the unit of a bucket. 256 bursts of a megabyte stay below 2^58. */
-#define TOKEN UINT64_C(1000000000)
-
 static const struct {
-    uint64_t burst;   /* in tokens */
-    uint64_t per_sec; /* in tokens, hence per nanosecond in the unit of a bucket */
-    const char *reason;
-} kinds[] = {
-#define X(name, text) {MR_H2_##name##_BURST, MR_H2_##name##_PER_SEC, text},
+    double burst, per_second;
+    const char *what;
+} bounds[] = {
+#define X(name, burst, per_second, what) {burst, per_second, what},
     MR_H2_ABUSES(X)
 #undef X
 };
@@ -22,49 +15,31 @@ static const struct {
 void mr_h2_guard_init(struct mr_h2_guard *g, int64_t now_ns)
 {
     g->hits = 0;
-    for (size_t k = 0; k < MR_H2_ABUSE_COUNT; k++) {
-        g->buckets[k].left = kinds[k].burst * TOKEN;
-        g->buckets[k].filled_at_ns = now_ns;
+    for (int i = 0; i < MR_H2_ABUSE_COUNT; i++) {
+        g->left[i] = bounds[i].burst;
+        g->at_ns[i] = now_ns;
     }
-}
-
-/* Time fills up to the burst; what lies above was allowed, and stays. */
-static void refill(struct mr_h2_guard *g, enum mr_h2_abuse kind, int64_t now_ns)
-{
-    const int64_t passed_ns = now_ns - g->buckets[kind].filled_at_ns;
-    if (passed_ns <= 0)
-        return;
-    g->buckets[kind].filled_at_ns = now_ns;
-    const uint64_t full = kinds[kind].burst * TOKEN;
-    if (g->buckets[kind].left >= full)
-        return;
-    const uint64_t missing = full - g->buckets[kind].left;
-    if ((uint64_t)passed_ns >= missing / kinds[kind].per_sec + 1)
-        g->buckets[kind].left = full;
-    else /* below missing + per_sec: no overflow */
-        g->buckets[kind].left += (uint64_t)passed_ns * kinds[kind].per_sec;
 }
 
 const char *mr_h2_guard_note(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n,
                              int64_t now_ns)
 {
-    MR_ASSERT((unsigned)kind < MR_H2_ABUSE_COUNT);
-    const uint64_t taken = n * TOKEN;
-    refill(g, kind, now_ns);
-    if (g->buckets[kind].left >= taken) {
-        g->buckets[kind].left -= taken;
-        return NULL;
+    const double gained = (double)(now_ns - g->at_ns[kind]) / 1e9 * bounds[kind].per_second;
+    if (gained > 0) {
+        const double full = bounds[kind].burst;
+        if (g->left[kind] < full)
+            g->left[kind] = g->left[kind] + gained < full ? g->left[kind] + gained : full;
+        g->at_ns[kind] = now_ns;
     }
-    g->buckets[kind].left = 0;
+    g->left[kind] -= n;
+    if (g->left[kind] >= 0)
+        return NULL;
     g->hits++;
-    return kinds[kind].reason;
+    return bounds[kind].what;
 }
 
 void mr_h2_guard_allow(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n)
 {
-    MR_ASSERT((unsigned)kind < MR_H2_ABUSE_COUNT);
-    const uint64_t most = kinds[kind].burst * MR_H2_GUARD_BURSTS_MAX * TOKEN;
-    const uint64_t added = n * TOKEN;
-    g->buckets[kind].left =
-        added < most - g->buckets[kind].left ? g->buckets[kind].left + added : most;
+    const double most = bounds[kind].burst * 2;
+    g->left[kind] = g->left[kind] + n < most ? g->left[kind] + n : most;
 }

@@ -49,6 +49,7 @@ static enum mr_step shake_hands(struct mr_tls_conn *t)
         mr_tls_hello_failed(t);
     if (step != MR_STEP_DONE)
         return step;
+    t->filter.alpn = mr_tls_session_alpn(t);
     mr_tls_hello_done(t);
     emit(t);
     return t->is_broken ? MR_STEP_FAILED : MR_STEP_DONE;

@@ -430,6 +430,20 @@ enum mr_step mr_tls_session_handshake(struct mr_tls_conn *t)
     return step;
 }
 
+const char *mr_tls_session_alpn(struct mr_tls_conn *t)
+{
+    static const char *const known[] = {"h2", "http/1.1"};
+    struct moor_runtime *before = mr_tls_enter(t->runtime);
+    char *alpn = NULL;
+    unsigned short len = 0;
+    const bool is_told = wolfSSL_ALPN_GetProtocol(t->wolf, &alpn, &len) == WOLFSSL_SUCCESS;
+    mr_tls_leave(before);
+    for (size_t i = 0; is_told && i < sizeof known / sizeof *known; i++)
+        if (mr_span_is_equal((moor_span){alpn, len}, mr_span_cstr(known[i])))
+            return known[i];
+    return NULL;
+}
+
 void mr_tls_session_info(struct mr_tls_conn *t, moor_tls_info *out)
 {
     struct moor_runtime *before = mr_tls_enter(t->runtime);

@@ -64,6 +64,8 @@ void mr_tls_session_shut(struct mr_tls_conn *t);
 void mr_tls_session_end(struct mr_tls_conn *t);
 
 /* What came of the handshake; certificate, subject and issuer are not filled in. */
+/* Of what is offered, what the peer picked; static, NULL = nothing. After the handshake. */
+const char *mr_tls_session_alpn(struct mr_tls_conn *t);
 void mr_tls_session_info(struct mr_tls_conn *t, moor_tls_info *out);
 
 #endif

@@ -43,6 +43,8 @@ typedef struct moor_http_request {
     bool replayable;            /* harmless if an attacker repeats it: may be sent as TLS early
                                    data where the pool's tls_early_data allows; sent again by
                                    itself if the server says 425 (RFC 8470)                 */
+    uint32_t urgency;           /* HTTP/2: 0 (first) .. 7, 3 by default (RFC 9218 4.1)      */
+    bool incremental;           /* HTTP/2: of use in parts: shares with others of its urgency (4.2) */
     moor_ms timeout_ms;         /* the whole request; MOOR_FOREVER by default               */
     moor_ms connect_timeout_ms; /* waiting for a connection; the pool's acquire timeout by
                                    default (MOOR_TIMEOUT_OF_POOL)                           */
@@ -55,7 +57,7 @@ MOOR_API void moor_http_request_init_sized(moor_http_request *r, size_t size) MO
 /* Borrowed: valid inside the callback. */
 typedef struct moor_http_head {
     int status;
-    int version;                /* 10, 11                                                   */
+    int version;                /* 10, 11, 20                                               */
     const moor_header *headers;
     size_t header_count;
     moor_span reason;           /* may be empty                                             */

@@ -109,6 +109,18 @@ typedef struct moor_pool_options {
     uint32_t header_count_max;    /* of a reply's head; 128                                   */
     uint32_t stream_queue_max;    /* pieces unsent on a byte stream; 1024                     */
     uint32_t replays_max;         /* a request is sent again where safe; 0..10, 2             */
+    const char *http_version;     /* "auto": over TLS as ALPN picks, else 1.1; "1.1"; "2": nothing
+                                     else, in clear text with prior knowledge                 */
+    uint32_t h2_streams_max;      /* requests at a time per HTTP/2 conn, and no more than the peer
+                                     allows; 1..100000, 100                                   */
+    uint32_t h2_streams_ideal;    /* above it a further conn is dialled; 0 = only at the maximum */
+    size_t h2_window_stream;      /* bytes a peer may send per stream, grows; 64 KiB - 1..1 GiB, 64 KiB */
+    size_t h2_window_conn;        /* the same for all streams of a conn; 128 KiB              */
+    size_t h2_window_max;         /* what both may grow to, and what may be lent of a conn before
+                                     its peer has to wait; 8 MiB                              */
+    moor_ms h2_ping_after_ms;     /* nothing received for longer: a PING goes with the next request,
+                                     and while responses are due; or forever; 5000            */
+    moor_ms h2_ping_timeout_ms;   /* unanswered for longer: the conn is closed; 2000          */
     const char *tls_ca;           /* PEM file or directory of them; NULL = the system's roots */
     const char *tls_cert;         /* PEM: our certificate, then its intermediates; NULL = none */
     const char *tls_key;          /* PEM, not encrypted; NULL = in tls_cert's file            */

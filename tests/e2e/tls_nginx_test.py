@@ -406,8 +406,10 @@ class Handshakes(Served):
         self.assertEqual(seen["name"], HOST)
         self.refused("not for this host", self.url("both", "/small"), MOORING_TLS_SERVER_NAME=OTHER)
 
-    def test_a_server_that_also_speaks_http2_gets_http1(self):
-        self.assertEqual(self.tls("h2")["http"], "HTTP/1.1\n")
+    def test_a_server_that_also_speaks_http2_gets_what_is_asked_for(self):
+        self.assertEqual(self.tls("h2")["http"], "HTTP/2.0\n")
+        old = self.tls("h2", MOORING_HTTP_VERSION="1.1")
+        self.assertEqual(old["http"], "HTTP/1.1\n")
 
     def test_ciphers_one_by_one(self):
         for name, _, _ in SERVERS:

@@ -2,7 +2,7 @@
  * Pools of handle leases under schedules drawn from a seed: a few shards, some dozens of askers and holders, a
  * driver whose steps fail, hang and end late, and everything an owner can do to a pool meanwhile. See README.md.
  *
- *     sim_handle                    the fixed seeds of the suite
+ *     sim_handle                    the fixed seeds of the suite, and those that failed once
  *     sim_handle --seed=N           one run, with a trace
  *     sim_handle --start=N --runs=M
  *     sim_handle --long[=SECONDS]   fresh seeds until the time is up
@@ -299,9 +299,11 @@ static void settle(struct run *r)
     SIM_CHECK(w, sim_rig_until(&h.rig, sim_are_told, &h, 10000) && !a->err, "the last one: %s",
               moor_err_name(a->err));
     sim_ask_release(a, MOOR_REUSE);
-    /* With lives as short as dials there may be no such moment. */
+    /* With lives as short as dials there may be no such moment, nor with checks that take as long as the time
+     * between them: who is being checked does not lie idle. */
     (void)!moor_pool_set(h.rig.pool, "lifetime_max_ms", "forever", NULL, 0);
     atomic_store(&h.script.prepare_ms, 0);
+    atomic_store(&h.script.check_ms, 0);
     atomic_store(&h.script.close_ms, 0);
     SIM_CHECK(w, sim_rig_until(&h.rig, is_in_shape, NULL, 10000), "too few are kept, or too many");
 }
@@ -370,6 +372,11 @@ static void on_signal(int number)
     raise(number);
 }
 
+/* Seeds of the long runs that failed once, for a reason that is mended. */
+static const uint64_t once_failed[] = {
+    UINT64_C(1795644007915863), /* checked every 10 ms for 10 ms: never all idle at once */
+};
+
 /* Sanitizers end the process without a signal. */
 void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
@@ -382,6 +389,7 @@ int main(int argc, char **argv)
 {
     uint64_t start = 1, runs = 3000, seconds = 0;
     bool is_one = false;
+    const bool is_suite = argc == 1;
     for (int i = 1; i < argc; i++) {
         if (!strncmp(argv[i], "--seed=", 7)) {
             start = number(argv[i] + 7);
@@ -409,6 +417,8 @@ int main(int argc, char **argv)
     uint64_t n = 0;
     for (; n < runs && (!seconds || time(NULL) < until); n++)
         run(start + n, is_one);
+    for (size_t i = 0; is_suite && i < sizeof once_failed / sizeof *once_failed; i++, n++)
+        run(once_failed[i], false);
     printf("%" PRIu64 " runs: %" PRIu64 " asks, %" PRIu64 " served, %" PRIu64 " connects\n", n,
            totals[0], totals[1], totals[2]);
     return 0;

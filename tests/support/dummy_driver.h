@@ -14,7 +14,7 @@
 struct dummy {
     _Atomic(int) holders; /* must never be two */
     int id;
-    int fd, peer; /* a pair, if the script asks for descriptors */
+    _Atomic(int) fd, peer; /* a pair, if the script asks for descriptors; a reset may swap it */
     int checks, resets;
     bool is_dirty;
 };

@@ -29,13 +29,32 @@ static void *run_conn(void *arg)
 {
     struct peer_conn *c = arg;
     struct peer *p = c->peer;
-    raise_to(&p->peak, atomic_fetch_add(&p->open, 1) + 1);
+    atomic_fetch_add(&p->open, 1);
     p->serve(c);
     atomic_fetch_sub(&p->open, 1);
     shutdown(c->fd, SHUT_WR);
+    pthread_mutex_lock(&p->closing);
     close(c->fd);
     c->fd = -1;
+    pthread_mutex_unlock(&p->closing);
     return NULL;
+}
+
+/* How many the client holds open, as the kernel knows it: the thread of a conn may hear of its end much later. All of
+ * them were accepted before the count begins, so those it counts were open at one time, then. */
+static int count_held(struct peer *p)
+{
+    int n = 0;
+    pthread_mutex_lock(&p->closing);
+    for (int i = 0; i < atomic_load(&p->accepted); i++) {
+        struct tcp_info info;
+        socklen_t len = sizeof info;
+        const int fd = p->conns[i]->fd;
+        n += fd >= 0 && !getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) &&
+             info.tcpi_state == TCP_ESTABLISHED;
+    }
+    pthread_mutex_unlock(&p->closing);
+    return n;
 }
 
 static void *run_acceptor(void *arg)
@@ -65,6 +84,7 @@ static void *run_acceptor(void *arg)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
         p->conns[nth] = c;
         atomic_fetch_add(&p->accepted, 1);
+        raise_to(&p->peak, count_held(p));
         pthread_create(&c->thread, NULL, run_conn, c);
     }
 }
@@ -72,6 +92,7 @@ static void *run_acceptor(void *arg)
 void peer_bind(struct peer *p, peer_fn serve, void *user)
 {
     memset(p, 0, sizeof *p);
+    pthread_mutex_init(&p->closing, NULL);
     p->serve = serve;
     p->user = user;
     p->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -104,6 +125,7 @@ void peer_stop(struct peer *p)
         pthread_join(p->conns[i]->thread, NULL);
         free(p->conns[i]);
     }
+    pthread_mutex_destroy(&p->closing);
 }
 
 static bool is_again(ssize_t n)

@@ -36,7 +36,10 @@ struct peer {
     int listener;
     pthread_t acceptor;
     struct peer_conn *conns[PEER_CONNS_MAX];
-    atomic_int accepted, open, peak;
+    atomic_int accepted;
+    atomic_int open;            /* being served: may count some that the client has closed */
+    atomic_int peak;            /* most that the client held open, seen whenever one is accepted */
+    pthread_mutex_t closing;    /* held while one is closed, so that a number is not another's */
     atomic_int requests;        /* heads read on all connections */
     atomic_int busy, busy_peak; /* between peer_head and peer_say */
     atomic_bool is_stopping;

@@ -59,7 +59,7 @@ static void test_urls_of_pools(void **state)
 static void test_what_this_build_does_not_speak(void **state)
 {
     (void)state;
-    refuse_pool("h2c://127.0.0.1", MOOR_ENOSYS, "does not speak");
+    refuse_pool("ws://127.0.0.1", MOOR_ENOSYS, "does not speak");
     refuse_pool("redis://127.0.0.1", MOOR_ENOSYS, "does not speak");
 }
 
@@ -171,7 +171,8 @@ static void test_urls_of_requests(void **state)
     refuse(f.pool, NULL, "http://other.example/", NULL, MOOR_EINVAL);
     assert_true(fixture_has_logged(&f, "another origin"));
     refuse(f.pool, NULL, "https://127.0.0.1/", NULL, MOOR_EINVAL); /* another origin */
-    refuse(f.pool, NULL, "h2c://127.0.0.1/", NULL, MOOR_ENOSYS);
+    refuse(f.pool, NULL, "h2c://127.0.0.1/", NULL, MOOR_EINVAL); /* of a pool of h2 */
+    refuse(f.pool, NULL, "ws://127.0.0.1/", NULL, MOOR_ENOSYS);
     refuse(f.pool, NULL, "ftp://127.0.0.1/", NULL, MOOR_ENOSYS);
     char whole[128];
     snprintf(whole, sizeof whole, "%s/bytes/3?x=y", origin.url);

@@ -487,9 +487,10 @@ static void test_a_peer_that_ends_is_noticed_while_idle(void **state)
     struct dummy *d[3];
     for (int i = 0; i < 3; i++)
         d[i] = a[i].native;
+    const int peer = d[1]->peer; /* once given back it is the shard's to close */
     give(3, a);
     peer_sleep_ms(1200); /* watched by now */
-    shutdown(d[1]->peer, SHUT_RDWR);
+    shutdown(peer, SHUT_RDWR);
     eventually(handles_stats(&h).conns_open == 2);
     assert_true(was_closed_for("the peer ended it"));
     assert_int_equal(handles_stats(&h).conns_retired, 1);
@@ -512,21 +513,22 @@ static void test_what_a_driver_takes_in_keeps_it(void **state)
     moor_acquired a;
     take(&h, 1, &a);
     struct dummy *d = a.native;
+    const int fd = d->fd, peer = d->peer; /* once given back they are the shard's to close */
     give(1, &a);
     for (int i = 0; i < 3; i++) {
-        assert_int_equal(write(d->peer, "x", 1), 1);
+        assert_int_equal(write(peer, "x", 1), 1);
         eventually(atomic_load(&h.script.idles) == i + 1);
     }
     take(&h, 1, &a);
     assert_ptr_equal(a.native, d);
-    assert_int_equal(write(d->peer, "y", 1), 1); /* its holder's */
+    assert_int_equal(write(peer, "y", 1), 1); /* its holder's */
     peer_sleep_ms(60);
     assert_int_equal(atomic_load(&h.script.idles), 3);
     char byte;
-    assert_int_equal(read(d->fd, &byte, 1), 1);
+    assert_int_equal(read(fd, &byte, 1), 1);
     give(1, &a);
     /* Watched again after that. */
-    assert_int_equal(write(d->peer, "z", 1), 1);
+    assert_int_equal(write(peer, "z", 1), 1);
     eventually(atomic_load(&h.script.idles) == 4);
     handles_close(&h);
 }

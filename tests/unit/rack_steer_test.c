@@ -429,6 +429,38 @@ static void test_replace_serves_who_waits(void **state)
     handles_close(&h);
 }
 
+/* What serves out its leases elsewhere takes no place from the new ones: they are not closed as too many. */
+static void test_replace_keeps_the_new_beside_the_old(void **state)
+{
+    (void)state;
+    struct handles h;
+    static struct dummy_script other;
+    memset(&other, 0, sizeof other);
+    open_pool(&h, 2);
+    moor_acquired a[2];
+    take(&h, 2, a);
+    moor_pool_options o;
+    handles_options(&o);
+    o.driver_config = &other;
+    assert_err(moor_pool_replace(h.pool, "dummy://127.0.0.4:1", &o), MOOR_OK);
+    set(&h, "conns_min_idle", "2");
+    eventually(handles_stats(&h).conns_idle == 2);
+    peer_sleep_ms(300); /* some sweeps */
+    assert_int_equal(atomic_load(&other.connects), 2);
+    assert_int_equal(atomic_load(&other.dropped), 0);
+    assert_int_equal(count(MOOR_EVENT_CONN_CLOSED), 0);
+    /* A cap that is lowered still is for the new place. */
+    set(&h, "conns_min_idle", "0");
+    set(&h, "conns_max", "1");
+    eventually(atomic_load(&other.dropped) == 1);
+    assert_int_equal(handles_stats(&h).conns_open, 3);
+    give(2, a);
+    eventually(atomic_load(&h.script.dropped) == 2);
+    assert_int_equal(atomic_load(&other.connects), 2);
+    assert_int_equal(atomic_load(&other.dropped), 1);
+    handles_close(&h);
+}
+
 /* ---- warm-up ---- */
 
 struct progress {
@@ -594,6 +626,7 @@ int main(void)
         cmocka_unit_test(test_fifo_hands_out_in_turn),
         cmocka_unit_test(test_replace_under_load),
         cmocka_unit_test(test_replace_serves_who_waits),
+        cmocka_unit_test(test_replace_keeps_the_new_beside_the_old),
         cmocka_unit_test(test_warm_up_tells_how_far_it_is),
         cmocka_unit_test(test_warm_up_fails_as_dials_do),
         cmocka_unit_test(test_the_snapshot_is_json_and_keeps_secrets),

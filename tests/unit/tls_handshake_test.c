@@ -302,6 +302,7 @@ static void test_stalled_handshakes_give_way(void **state)
     moor_pool_options o;
     tls_options(&t, &o);
     o.connect_timeout_ms = 300;
+    o.http_version = "1.1"; /* else one is hoped to serve them all */
     tls_reopen(&t, NULL, &o);
     struct call calls[6];
     for (int i = 0; i < 6; i++) {

@@ -347,6 +347,11 @@ const char *cli_fault_line(const moor_fault *fault, const moor_why *why, char *o
     return out;
 }
 
+const char *cli_http_version(int version)
+{
+    return version == 20 ? "HTTP/2" : version == 10 ? "HTTP/1.0" : "HTTP/1.1";
+}
+
 const char *cli_time(moor_ns ns, char *out, size_t cap)
 {
     const double us = (double)ns / 1e3;

@@ -22,7 +22,7 @@ enum {
     EXIT_MEMORY = 27,
     EXIT_TIMEOUT = 28,
     EXIT_TLS = 35,
-    EXIT_PEER = 56,  /* reset, or broke the protocol */
+    EXIT_PEER = 56,   /* reset, or broke the protocol */
     EXIT_VERIFY = 60, /* the server's certificate was refused */
     EXIT_AUTH = 67    /* the server refused the user or the password */
 };
@@ -70,6 +70,8 @@ int cli_exit_code(moor_err e, const char *what, const moor_why *why);
 /* "could not connect: connect: Connection refused; check that ...". why may be NULL. Returns out. */
 const char *cli_fault_line(const moor_fault *fault, const moor_why *why, char *out, size_t cap);
 
+/* Of moor_http_head.version. */
+const char *cli_http_version(int version);
 /* "834 us", "1.2 ms", "3.41 s". Returns out. */
 const char *cli_time(moor_ns ns, char *out, size_t cap);
 

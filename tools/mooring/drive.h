@@ -14,22 +14,22 @@ enum { DRIVE_KIND_CAP = 32, DRIVE_TEXT_CAP = 200, DRIVE_VERSION_CAP = 96 };
 /* Of the thread that holds the lease. */
 struct drive_call {
     moor_lease lease;
-    void *native;           /* NULL for streams */
-    void *session;          /* run's own, which release ends; NULL before */
-    const char *query;      /* ends with a NUL that query_len does not count */
+    void *native;      /* NULL for streams */
+    void *session;     /* run's own, which release ends; NULL before */
+    const char *query; /* ends with a NUL that query_len does not count */
     size_t query_len;
-    moor_ms timeout_ms;     /* MOOR_FOREVER; what a handle's own library cannot keep, drive_fd is for */
-    moor_release_how how;   /* out: set to MOOR_REUSE before */
+    moor_ms timeout_ms; /* MOOR_FOREVER; what a handle's own library cannot keep, drive_fd is for */
+    moor_release_how how;      /* out: set to MOOR_REUSE before */
     char kind[DRIVE_KIND_CAP]; /* out, of a failure: what errors are counted by, "SQLSTATE 57P01" */
     char text[DRIVE_TEXT_CAP]; /* out, of a failure: the peer's words, one line */
 };
 
 struct drive {
-    const char *name;                  /* as the driver's library is called; "stream" for ours */
-    const char *schemes;               /* "postgres postgresql" */
+    const char *name;                   /* as the driver's library is called; "stream" for ours */
+    const char *schemes;                /* "postgres postgresql" */
     const moor_driver *(*driver)(void); /* NULL: needs none */
-    const char *query;                 /* sent unless another is asked for; NULL: then nothing is sent */
-    bool takes_escapes;                /* \n, \r, \t, \\ and \xHH in a query */
+    const char *query;  /* sent unless another is asked for; NULL: then nothing is sent */
+    bool takes_escapes; /* \n, \r, \t, \\ and \xHH in a query */
     /* One round trip. False: kind and text say what failed. Blocks. */
     bool (*run)(struct drive_call *c);
     /* Ends a call's session, and the lease with it. NULL: run makes none. */
@@ -68,7 +68,8 @@ const char *drive_acquire_line(const moor_fault *fault, const moor_why *why, cha
 /* ---- for drive_NAME.c ---- */
 
 /* Notes a failure. text: anything; its first line is kept, without what would talk to a terminal. */
-__attribute__((format(printf, 2, 3))) void drive_kind(struct drive_call *c, const char *format, ...);
+__attribute__((format(printf, 2, 3))) void drive_kind(struct drive_call *c, const char *format,
+                                                      ...);
 void drive_text(struct drive_call *c, const char *text);
 /* The same of a call of the library that failed; the connection is discarded. Returns false. */
 bool drive_failed(struct drive_call *c, moor_err e, const char *what);

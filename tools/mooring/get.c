@@ -29,6 +29,7 @@ struct get_options {
     const char *out_path; /* NULL = standard output */
     moor_ms timeout_ms;
     moor_ms connect_timeout_ms;
+    const char *http_version; /* NULL = as the pool does by itself */
     bool prints_head, is_verbose, is_idempotent, expects_continue, fails_on_status;
     bool prints_tls;
     struct tls_options tls;
@@ -66,6 +67,8 @@ static const char usage[] =
     "  --timeout MS          for each whole request (also 500ms, 3s, 2m; default: none)\n"
     "  --connect-timeout MS  for getting a connection (default: MOORING_ACQUIRE_TIMEOUT_MS)\n"
     "  --expect-continue     wait for \"100 Continue\" before the body\n"
+    "  --http2               HTTP/2 only, in clear text with prior knowledge\n"
+    "  --http1.1             HTTP/1.1 only (default: what the server picks, under TLS)\n"
     "  --idempotent          the request may be sent again if a connection dies\n"
     "  --fail                a status of 400 or more is a failure: no body, exit 22\n"
     "  --help                this text\n" TLS_USAGE
@@ -119,8 +122,7 @@ static void on_head(void *user, const moor_http_head *h)
     struct transfer *t = user;
     t->status = h->status;
     char line[64];
-    const int len =
-        snprintf(line, sizeof line, "HTTP/%d.%d %d ", h->version / 10, h->version % 10, h->status);
+    const int len = snprintf(line, sizeof line, "%s %d ", cli_http_version(h->version), h->status);
     if (t->options->is_verbose) {
         fprintf(stderr, "< %s%.*s\n", line, (int)h->reason.len, (const char *)h->reason.base);
         for (size_t i = 0; i < h->header_count; i++)
@@ -274,6 +276,14 @@ static int fetch(const struct get_options *o, struct output *output, struct tls_
     return t.exit_code;
 }
 
+static bool is_h2c(char **urls, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!strncasecmp(urls[i], "h2c:", 4))
+            return true;
+    return false;
+}
+
 static int open_pool(const struct get_options *o, moor_runtime *runtime, struct tls_seen *tls,
                      moor_pool **out_pool)
 {
@@ -281,6 +291,8 @@ static int open_pool(const struct get_options *o, moor_runtime *runtime, struct 
     moor_pool_options_init(&p);
     p.name = "get";
     p.conns_min_idle = 0;
+    if (o->http_version)
+        p.http_version = o->http_version;
     tls_apply(&o->tls, &p);
     if (o->prints_tls) {
         p.on_event = tls_seen_event;
@@ -329,6 +341,8 @@ enum {
     OPT_CONNECT,
     OPT_EXPECT,
     OPT_IDEMPOTENT,
+    OPT_HTTP2,
+    OPT_HTTP11,
     OPT_FAIL,
     OPT_TLS_INFO,
     OPT_HELP
@@ -339,6 +353,8 @@ static const struct option long_options[] = {
     {"connect-timeout", required_argument, NULL, OPT_CONNECT},
     {"expect-continue", no_argument, NULL, OPT_EXPECT},
     {"idempotent", no_argument, NULL, OPT_IDEMPOTENT},
+    {"http2", no_argument, NULL, OPT_HTTP2},
+    {"http1.1", no_argument, NULL, OPT_HTTP11},
     {"fail", no_argument, NULL, OPT_FAIL},
     {"tls-info", no_argument, NULL, OPT_TLS_INFO},
     TLS_LONG_OPTIONS,
@@ -373,6 +389,10 @@ static bool take_option(struct get_options *o, int opt)
         return cli_duration("--connect-timeout", optarg, &o->connect_timeout_ms);
     case OPT_EXPECT:
         return o->expects_continue = true;
+    case OPT_HTTP2:
+    case OPT_HTTP11:
+        o->http_version = opt == OPT_HTTP2 ? "2" : "1.1";
+        return true;
     case OPT_IDEMPOTENT:
         return o->is_idempotent = true;
     case OPT_FAIL:
@@ -413,6 +433,8 @@ int get_main(int argc, char **argv)
         code = cli_misused("no URL");
     if (code < 0 && o.data && strcmp(o.data, "@-") == 0 && argc - optind > 1)
         code = cli_misused("standard input can be sent to one URL only");
+    if (code < 0 && !o.http_version && is_h2c(argv + optind, argc - optind))
+        o.http_version = "2";
     if (code < 0 && !add_usual_headers(&o))
         code = EXIT_MEMORY;
     if (code < 0) {

@@ -239,7 +239,7 @@ static uint32_t shards_for(const struct plan *p)
     if (p->shards != MOOR_SHARDS_AUTO)
         return p->shards;
     const long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    return cpus > 0 && p->conc < (uint64_t)cpus ? p->conc : MOOR_SHARDS_AUTO;
+    return cpus > 0 && p->conns_max < (uint64_t)cpus ? p->conns_max : MOOR_SHARDS_AUTO;
 }
 
 static void prepare_request(struct load *l)
@@ -264,7 +264,11 @@ static int open_pool(struct load *l, moor_runtime *runtime)
     moor_pool_options o;
     moor_pool_options_init(&o);
     o.name = "load";
-    o.conns_max = l->plan.conc;
+    o.conns_max = l->plan.conns_max;
+    if (l->plan.is_h2)
+        o.http_version = "2";
+    if (l->plan.streams)
+        o.h2_streams_max = l->plan.streams;
     o.conns_min_idle = 0;
     if (o.waiters_max < l->plan.conc)
         o.waiters_max = l->plan.conc;

@@ -24,9 +24,12 @@ enum { ERR_COUNT = sizeof(union err_room) + 1, FAULT_LINE_CAP = 512 };
 
 struct plan {
     const char *url;
-    char *upstream; /* owned: scheme and authority of url */
-    char *target;   /* owned: its path and query */
-    uint32_t conc;
+    char *upstream;     /* owned: scheme and authority of url */
+    char *target;       /* owned: its path and query */
+    uint32_t conc;      /* requests in flight */
+    uint32_t conns_max; /* connections */
+    uint32_t streams;   /* requests at a time on one; 0 = as the pool does by itself */
+    bool is_h2;
     uint32_t shards; /* MOOR_SHARDS_AUTO = choose */
     double seconds;  /* 0 = until count is reached */
     uint64_t count;  /* 0 = until the time is over */

@@ -14,6 +14,7 @@
 enum {
     CONC_MAX = 1000000,
     SHARDS_MAX = 64,
+    STREAMS_MAX = 100000,
     BODY_MAX = 64 * 1024 * 1024,
     FLIGHT_DEFAULT = 64,
     SECONDS_DEFAULT = 10
@@ -24,7 +25,9 @@ enum {
 static const char usage[] =
     "usage: mooring load [options] URL\n"
     "Keeps requests in flight and reports speed, latency and what the pool did.\n"
-    "  -c N                requests in flight, over all shards (default 64)\n"
+    "  -c N                requests in flight, over all shards (default 64); with -m connections\n"
+    "  --h2                HTTP/2 only, in clear text with prior knowledge\n"
+    "  -m STREAMS          with --h2: requests in flight on each of -c connections (default -c 1)\n"
     "  -d SECONDS          for so long (default 10, unless -n is given)\n"
     "  -n N                until N requests are made\n"
     "  --rate R            R requests a second on a fixed schedule; latency then counts from when "
@@ -92,6 +95,7 @@ enum {
     OPT_JSON,
     OPT_PROGRESS,
     OPT_FLUSH,
+    OPT_H2,
     OPT_HELP
 };
 
@@ -103,6 +107,7 @@ static const struct option long_options[] = {
     {"json", no_argument, NULL, OPT_JSON},
     {"progress", no_argument, NULL, OPT_PROGRESS},
     {"flush", required_argument, NULL, OPT_FLUSH},
+    {"h2", no_argument, NULL, OPT_H2},
     TLS_LONG_OPTIONS,
     {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
@@ -165,6 +170,12 @@ static bool take_option(struct plan *p, int opt)
         return p->shows_progress = true;
     case OPT_FLUSH:
         return take_flush(p);
+    case OPT_H2:
+        return p->is_h2 = true;
+    case 'm':
+        is_good = cli_number("-m", optarg, 1, STREAMS_MAX, &n);
+        p->streams = (uint32_t)n;
+        return is_good;
     default:
         if (tls_is_option(opt))
             return tls_take_option(&p->tls, opt);
@@ -173,12 +184,31 @@ static bool take_option(struct plan *p, int opt)
     }
 }
 
+/* How many requests and connections: -c counts the one or the other. */
+static bool settle_flight(struct plan *p)
+{
+    if (!p->streams) {
+        p->conc = p->conc ? p->conc : FLIGHT_DEFAULT;
+        p->conns_max = p->conc;
+        return true;
+    }
+    p->conns_max = p->conc ? p->conc : 1;
+    if (!p->is_h2)
+        cli_misused("-m is of HTTP/2: it needs --h2");
+    else if ((uint64_t)p->conns_max * p->streams > CONC_MAX)
+        cli_misused("-c %u times -m %u is more than %d requests", p->conns_max, p->streams,
+                    CONC_MAX);
+    else
+        p->conc = p->conns_max * p->streams;
+    return p->conc == p->conns_max * p->streams;
+}
+
 int plan_read(struct plan *p, int argc, char **argv)
 {
-    *p = (struct plan){.conc = FLIGHT_DEFAULT, .shards = MOOR_SHARDS_AUTO};
+    *p = (struct plan){.shards = MOOR_SHARDS_AUTO};
     opterr = 0;
     /* The URL may stand before the options, too. */
-    for (int opt; (opt = getopt_long(argc, argv, "c:d:n:H:X:", long_options, NULL)) != -1;) {
+    for (int opt; (opt = getopt_long(argc, argv, "c:d:m:n:H:X:", long_options, NULL)) != -1;) {
         if (opt == OPT_HELP) {
             fputs(usage, stdout);
             return EXIT_OK;
@@ -190,6 +220,8 @@ int plan_read(struct plan *p, int argc, char **argv)
         return cli_misused(optind == argc ? "no URL" : "one URL only");
     if (p->seconds <= 0 && p->count == 0)
         p->seconds = SECONDS_DEFAULT;
+    if (!settle_flight(p))
+        return EXIT_USAGE;
     p->url = argv[optind];
     if (!split_url(p)) {
         cli_complain("out of memory");

@@ -197,9 +197,10 @@ static void check_http(struct ping *g, struct check *out)
         return;
     }
     const moor_span server = moor_http_header(&response->head, "Server");
-    snprintf(out->version, sizeof out->version, "HTTP/%d.%d %d%s%.*s", response->head.version / 10,
-             response->head.version % 10, response->head.status, server.len ? ", " : "",
-             (int)(server.len < 64 ? server.len : 64), server.len ? (const char *)server.base : "");
+    snprintf(out->version, sizeof out->version, "%s %d%s%.*s",
+             cli_http_version(response->head.version), response->head.status,
+             server.len ? ", " : "", (int)(server.len < 64 ? server.len : 64),
+             server.len ? (const char *)server.base : "");
     out->acquired = response->done.waited;
     out->is_new = !response->done.reused;
     out->trip = response->done.total - response->done.waited;

@@ -26,16 +26,16 @@ struct pool_plan {
     const char *url;
     const struct drive *drive;
     uint32_t threads;
-    uint32_t shards;         /* MOOR_SHARDS_AUTO = choose */
-    uint32_t conns;          /* 0 = as many as threads */
+    uint32_t shards; /* MOOR_SHARDS_AUTO = choose */
+    uint32_t conns;  /* 0 = as many as threads */
     uint32_t min_idle;
-    uint32_t dials;          /* 0 = the library's default */
-    double seconds;          /* 0 = until count is reached */
-    uint64_t count;          /* acquires; 0 = until the time is over */
-    double rate;             /* acquires a second; 0 = as fast as goes */
-    int64_t hold_ns;         /* after the query, before the release */
-    moor_ms timeout_ms;      /* of an acquire, and of a query; 0 = the pool's, and none */
-    char *query;             /* owned; NULL = none is made */
+    uint32_t dials;     /* 0 = the library's default */
+    double seconds;     /* 0 = until count is reached */
+    uint64_t count;     /* acquires; 0 = until the time is over */
+    double rate;        /* acquires a second; 0 = as fast as goes */
+    int64_t hold_ns;    /* after the query, before the release */
+    moor_ms timeout_ms; /* of an acquire, and of a query; 0 = the pool's, and none */
+    char *query;        /* owned; NULL = none is made */
     size_t query_len;
     bool as_json, shows_progress;
     struct tls_options tls;
@@ -58,8 +58,8 @@ struct pool_run;
 struct pool_worker {
     _Alignas(128) struct pool_run *run;
     pthread_t thread;
-    sem_t wake;               /* posted by main: stop sleeping, look at is_stopping */
-    uint64_t left;            /* acquires still to make; UINT64_MAX = no limit */
+    sem_t wake;    /* posted by main: stop sleeping, look at is_stopping */
+    uint64_t left; /* acquires still to make; UINT64_MAX = no limit */
     uint32_t failed_in_row;
     uint64_t acquires, reused, queries, unfinished;
     _Atomic(uint64_t) failed; /* acquires and queries; main shows it */
@@ -68,10 +68,10 @@ struct pool_worker {
     struct error_list errors;
     moor_why why;
     struct drive_call call;
-    pthread_mutex_t lock;     /* of the next three, which main reads */
-    int asking_fd;            /* ours, of the handle whose query runs; -1 = none */
+    pthread_mutex_t lock; /* of the next three, which main reads */
+    int asking_fd;        /* ours, of the handle whose query runs; -1 = none */
     int64_t asked_ns;
-    bool was_cut;             /* main ended the query, of which the handle's library knows no timeout */
+    bool was_cut; /* main ended the query, of which the handle's library knows no timeout */
 };
 
 struct pool_run {
@@ -87,7 +87,7 @@ struct pool_run {
     _Atomic(bool) is_hurried;     /* another interrupt: do not wait for what runs */
     _Atomic(bool) is_canceling;   /* what runs now is to end; it counts as unfinished */
     _Atomic(uint32_t) finished;
-    sem_t news;                   /* a worker finished, or a signal came */
+    sem_t news; /* a worker finished, or a signal came */
 };
 
 /* Everything of a finished run. */

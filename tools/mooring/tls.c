@@ -196,7 +196,8 @@ const char *tls_advice(const char *what)
         {"no version in common", "the server speaks other versions; see --tls-min"},
         {"unrecognized_name", "the server knows another name; see --server-name"},
         {"does not speak TLS", "if that is meant to be so, use http://"},
-        {"closed the connection in the TLS", "check the port; the server may also want another --server-name"},
+        {"closed the connection in the TLS",
+         "check the port; the server may also want another --server-name"},
     };
     for (size_t i = 0; what && i < sizeof table / sizeof *table; i++)
         if (strstr(what, table[i].part))

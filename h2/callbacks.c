@@ -1,0 +1,357 @@
+/*
+ * What nghttp2 calls while it reads and writes, judged and turned into the session's events.
+ * Owner thread: the session's. Counts what a peer may do only so often; never calls into nghttp2 but with
+ * what it allows inside a callback.
+ */
+#include "h2/callbacks.h"
+
+#include "base/span.h"
+
+#include <string.h>
+
+/* RFC 9113 6.5.2: what a field counts beyond its bytes. */
+enum { FIELD_OVERHEAD = 32, HEADERS_FIRST = 16 };
+
+/* Frames of one stream come together: the last one is remembered. */
+static struct mr_h2_stream *stream_of(struct mr_h2_session *h, int32_t id)
+{
+    if (!id)
+        return NULL;
+    if (h->last_id != id || !h->last) {
+        h->last_id = id;
+        h->last = nghttp2_session_get_stream_user_data(h->ng, id);
+    }
+    return h->last;
+}
+
+/* The connection ends: the caller hears it from mr_h2_input. */
+static int refuse(struct mr_h2_session *h, const char *what)
+{
+    if (!h->fault) {
+        h->fault = what;
+        (void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
+    }
+    return 0;
+}
+
+/* The stream ends, the connection goes on. */
+static void give_up(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t code,
+                    const char *what)
+{
+    if (s->is_ignored)
+        return;
+    s->is_ignored = true;
+    s->what = what;
+    (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code);
+}
+
+void mr_h2_stream_forget(struct mr_h2_stream *s)
+{
+    struct mr_h2_session *h = s->session;
+    mr_h2_schedule_remove(&h->schedule, &s->turn);
+    if (h->chosen == s)
+        h->chosen = NULL;
+    if (h->last == s)
+        h->last = NULL;
+    s->piece = (moor_span){NULL, 0};
+    s->session = NULL;
+}
+
+/* ---- header sections ---- */
+
+static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
+{
+    (void)ng;
+    struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);
+    if (s) {
+        s->header_count = 0;
+        s->header_bytes = 0;
+        s->status = 0;
+    }
+    return 0;
+}
+
+static bool has_room(struct mr_h2_session *h, struct mr_h2_stream *s)
+{
+    if (s->header_count < s->header_cap)
+        return true;
+    const uint32_t cap = s->header_cap ? s->header_cap * 2 : HEADERS_FIRST;
+    moor_header *list = h->events->alloc(s, cap * sizeof *list);
+    if (!list)
+        return false;
+    if (s->header_count)
+        memcpy(list, s->headers, s->header_count * sizeof *list);
+    s->headers = list;
+    s->header_cap = cap;
+    return true;
+}
+
+static bool add_header(struct mr_h2_session *h, struct mr_h2_stream *s, moor_span name,
+                       moor_span value)
+{
+    char *bytes = has_room(h, s) ? h->events->alloc(s, name.len + value.len + 2) : NULL;
+    if (!bytes)
+        return false;
+    memcpy(bytes, name.base, name.len);
+    bytes[name.len] = '\0';
+    memcpy(bytes + name.len + 1, value.base, value.len);
+    bytes[name.len + 1 + value.len] = '\0';
+    s->headers[s->header_count++] =
+        (moor_header){{bytes, name.len}, {bytes + name.len + 1, value.len}};
+    return true;
+}
+
+static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint8_t *name,
+                     size_t name_len, const uint8_t *value, size_t value_len, uint8_t flags,
+                     void *user)
+{
+    (void)ng;
+    (void)flags;
+    struct mr_h2_session *h = user;
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
+    if (!s || s->is_ignored)
+        return 0;
+    if (name_len && name[0] == ':') { /* nghttp2 lets only ":status" come, three digits, once */
+        if (value_len == 3)
+            s->status = (value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0');
+        return 0;
+    }
+    s->header_bytes += name_len + value_len + FIELD_OVERHEAD;
+    if (s->header_bytes > h->limits.header_bytes_max)
+        give_up(h, s, NGHTTP2_CANCEL, "the response's head is larger than header_bytes_max");
+    else if (s->header_count >= h->limits.header_count_max)
+        give_up(h, s, NGHTTP2_CANCEL, "the response has more headers than header_count_max");
+    else if (!add_header(h, s, (moor_span){name, name_len}, (moor_span){value, value_len}))
+        give_up(h, s, NGHTTP2_INTERNAL_ERROR, "out of memory for the response's head");
+    return s->is_ignored ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : 0;
+}
+
+static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s)
+{
+    const struct mr_h2_head head = {s->status, s->headers, s->header_count};
+    if (s->has_head) {
+        if (s->header_count)
+            h->events->trailers(s, s->headers, s->header_count);
+        return;
+    }
+    if (s->status >= 200)
+        s->has_head = true;
+    else if (++s->interim_count > h->limits.interim_count_max)
+        give_up(h, s, NGHTTP2_ENHANCE_YOUR_CALM, "too many interim responses");
+    if (!s->is_ignored)
+        h->events->head(s, &head);
+}
+
+/* ---- frames ---- */
+
+static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void *user)
+{
+    (void)ng;
+    struct mr_h2_session *h = user;
+    enum mr_h2_abuse kind;
+    switch (hd->type) {
+    case NGHTTP2_HEADERS:
+    case NGHTTP2_PUSH_PROMISE:
+    case NGHTTP2_CONTINUATION:
+        return 0;
+    case NGHTTP2_DATA:
+        if (hd->length || hd->flags & NGHTTP2_FLAG_END_STREAM)
+            return 0;
+        kind = MR_H2_ABUSE_EMPTY_DATA;
+        break;
+    case NGHTTP2_SETTINGS:
+        kind = MR_H2_ABUSE_SETTINGS;
+        break;
+    case NGHTTP2_PING:
+        kind = MR_H2_ABUSE_PING;
+        break;
+    case NGHTTP2_RST_STREAM:
+        kind = MR_H2_ABUSE_RST_STREAM;
+        break;
+    case NGHTTP2_WINDOW_UPDATE:
+        kind = MR_H2_ABUSE_WINDOW_UPDATE;
+        break;
+    default:
+        kind = MR_H2_ABUSE_PRIORITY;
+        break;
+    }
+    const char *what = mr_h2_guard_note(&h->guard, kind, 1, h->now_ns);
+    return what ? refuse(h, what) : 0;
+}
+
+static void settings_came(struct mr_h2_session *h, const nghttp2_frame *frame)
+{
+    if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+        return;
+    h->events->settings(
+        h, nghttp2_session_get_remote_settings(h->ng, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS));
+}
+
+static void window_opened(struct mr_h2_session *h, struct mr_h2_stream *s)
+{
+    if (s && s->session && s->piece.len)
+        mr_h2_schedule_add(&h->schedule, &s->turn);
+}
+
+static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
+{
+    struct mr_h2_session *h = user;
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
+    switch (frame->hd.type) {
+    case NGHTTP2_SETTINGS:
+        settings_came(h, frame);
+        return 0;
+    case NGHTTP2_PING:
+        if (frame->hd.flags & NGHTTP2_FLAG_ACK)
+            mr_h2_pong(h, frame->ping.opaque_data);
+        return 0;
+    case NGHTTP2_GOAWAY:
+        h->is_going_away = true;
+        h->events->going_away(h, frame->goaway.error_code);
+        return 0;
+    case NGHTTP2_WINDOW_UPDATE:
+        window_opened(h, s);
+        return 0;
+    case NGHTTP2_HEADERS:
+        if (s && !s->is_ignored)
+            section_came(h, s);
+        break;
+    case NGHTTP2_DATA:
+        break;
+    default:
+        return 0;
+    }
+    s = stream_of(h, frame->hd.stream_id); /* the event may have left it */
+    if (!s || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
+        return 0;
+    s->is_ended = true;
+    if (!s->is_body_over) /* RFC 9113 8.1: answered before the request was whole */
+        (void)nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
+    return 0;
+}
+
+static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t *bytes, size_t len,
+                   void *user)
+{
+    (void)flags;
+    struct mr_h2_session *h = user;
+    struct mr_h2_stream *s = stream_of(h, id);
+    h->unreturned += len;
+    /* A slow caller's window shuts only its own stream, until all of them hold too much. */
+    if (h->unreturned > h->limits.window_max)
+        h->withheld += len;
+    else
+        (void)nghttp2_session_consume_connection(ng, len);
+    if (mr_h2_bdp_received(&h->bdp, len, h->now_ns))
+        mr_h2_measure(h);
+    if (s && !s->is_ignored)
+        h->events->data(s, (moor_span){bytes, len});
+    else
+        mr_h2_consumed(h, NULL, len);
+    return 0;
+}
+
+/* What a GOAWAY of ours accuses the peer of. */
+static const char *accusation(uint32_t code)
+{
+    switch (code) {
+    case NGHTTP2_FLOW_CONTROL_ERROR:
+        return "the peer broke HTTP/2: flow control";
+    case NGHTTP2_FRAME_SIZE_ERROR:
+        return "the peer broke HTTP/2: size of a frame";
+    case NGHTTP2_COMPRESSION_ERROR:
+        return "the peer broke HTTP/2: compression of headers";
+    case NGHTTP2_STREAM_CLOSED:
+        return "the peer broke HTTP/2: a frame on a closed stream";
+    case NGHTTP2_INTERNAL_ERROR:
+        return "HTTP/2: out of memory, or a fault of ours";
+    default:
+        return "the peer broke HTTP/2";
+    }
+}
+
+static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
+{
+    (void)ng;
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
+        struct mr_h2_session *h = user;
+        if (!h->fault)
+            h->fault = h->invalid ? h->invalid : accusation(frame->goaway.error_code);
+    }
+    if (frame->hd.type != NGHTTP2_HEADERS)
+        return 0;
+    struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);
+    if (s)
+        s->is_sent = true;
+    return 0;
+}
+
+/* ---- ends ---- */
+
+static const char *why(const struct mr_h2_stream *s, uint32_t code)
+{
+    if (s->what)
+        return s->what;
+    switch (code) {
+    case NGHTTP2_NO_ERROR:
+        return "the server ended the stream before its response";
+    case NGHTTP2_REFUSED_STREAM:
+        return "the server refused the stream";
+    case NGHTTP2_ENHANCE_YOUR_CALM:
+        return "the server asks for calm";
+    case NGHTTP2_CANCEL:
+        return "the server canceled the stream";
+    case NGHTTP2_HTTP_1_1_REQUIRED:
+        return "the server wants HTTP/1.1 for this request";
+    case NGHTTP2_PROTOCOL_ERROR:
+        return "HTTP/2 protocol error on the stream";
+    case NGHTTP2_FLOW_CONTROL_ERROR:
+        return "HTTP/2 flow control error on the stream";
+    default:
+        return "the server reset the stream";
+    }
+}
+
+static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void *user)
+{
+    (void)ng;
+    struct mr_h2_session *h = user;
+    struct mr_h2_stream *s = stream_of(h, id);
+    if (!s)
+        return 0;
+    const bool is_whole = s->is_ended && s->has_head && !s->is_ignored;
+    const struct mr_h2_end end = {
+        .code = is_whole ? NGHTTP2_NO_ERROR : code,
+        .is_complete = is_whole,
+        .is_unprocessed = !is_whole && !s->is_ignored &&
+                          (!s->is_sent || (code == NGHTTP2_REFUSED_STREAM && !s->has_head)),
+        .what = is_whole ? "" : why(s, code),
+    };
+    mr_h2_stream_forget(s);
+    h->events->closed(s, &end);
+    return 0;
+}
+
+/* nghttp2 ends the connection by itself after this; what it was goes to whoever asks. */
+static int on_invalid_frame(nghttp2_session *ng, const nghttp2_frame *frame, int err, void *user)
+{
+    (void)ng;
+    struct mr_h2_session *h = user;
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
+    if (s && !s->what)
+        s->what = nghttp2_strerror(err);
+    h->invalid = nghttp2_strerror(err);
+    return 0;
+}
+
+void mr_h2_set_callbacks(nghttp2_session_callbacks *c)
+{
+    nghttp2_session_callbacks_set_on_begin_headers_callback(c, on_begin_headers);
+    nghttp2_session_callbacks_set_on_header_callback(c, on_header);
+    nghttp2_session_callbacks_set_on_begin_frame_callback(c, on_begin_frame);
+    nghttp2_session_callbacks_set_on_frame_recv_callback(c, on_frame_recv);
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(c, on_data);
+    nghttp2_session_callbacks_set_before_frame_send_callback(c, before_frame_send);
+    nghttp2_session_callbacks_set_on_stream_close_callback(c, on_stream_close);
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(c, on_invalid_frame);
+}

@@ -1,0 +1,36 @@
+/*
+ * What nghttp2 allocates, over and over: small blocks go back to the session that took them. Owner thread: the
+ * session's. Bounded: what is kept is at most MR_H2_KEPT_MAX blocks of each size.
+ */
+#ifndef MR_H2_MEMORY_H
+#define MR_H2_MEMORY_H
+
+#include "alloc/heap.h"
+
+#include <stdint.h>
+
+enum {
+    MR_H2_BLOCK_STEP = 64,
+    MR_H2_BLOCK_SIZES = 8, /* the largest kept is 512 bytes with its head */
+    MR_H2_KEPT_MAX = 32
+};
+
+struct mr_h2_memory {
+    struct mr_heap *heap;
+    struct {
+        void *first;
+        uint32_t count;
+    } kept[MR_H2_BLOCK_SIZES];
+};
+
+void mr_h2_memory_init(struct mr_h2_memory *m, struct mr_heap *heap);
+/* Gives back what is kept; everything handed out is back. */
+void mr_h2_memory_fini(struct mr_h2_memory *m);
+
+/* nghttp2's three; ctx is the memory. */
+void *mr_h2_malloc(size_t size, void *ctx);
+void mr_h2_free(void *p, void *ctx);
+void *mr_h2_calloc(size_t n, size_t size, void *ctx);
+void *mr_h2_realloc(void *p, size_t size, void *ctx);
+
+#endif

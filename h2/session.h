@@ -1,0 +1,145 @@
+/*
+ * One HTTP/2 connection, the client's side: bytes in, bytes out, events between. The frames are nghttp2's
+ * (RFC 9113), the allocator and the bounds ours. No I/O, no clock: the time is an argument.
+ * Owner thread: whoever drives it. Never frees a stream: streams are embedded in what the caller calls a
+ * request, and are forgotten once closed() was called or mr_h2_stream_leave.
+ */
+#ifndef MR_H2_SESSION_H
+#define MR_H2_SESSION_H
+
+#include <mooring/http.h>
+
+#include "h2/bdp.h"
+#include "h2/guard.h"
+#include "h2/memory.h"
+#include "h2/schedule.h"
+
+struct nghttp2_session;
+struct mr_h2_session;
+struct mr_h2_stream;
+
+/* Each bounds what a hostile server can make us hold. */
+struct mr_h2_limits {
+    uint32_t
+        header_bytes_max; /* names and values of one section, 32 more for each (RFC 9113 6.5.2) */
+    uint32_t header_count_max;  /* fields of one section */
+    uint32_t interim_count_max; /* 1xx replies before the final one */
+    uint32_t window_stream;     /* bytes, at first */
+    uint32_t window_conn;
+    uint32_t
+        window_max; /* both grow to it; received and not returned beyond it: the conn's stays shut */
+};
+
+enum {
+    MR_H2_INTERIM_COUNT_MAX = 16,
+    MR_H2_FIELDS_MAX = 512 /* of a request, pseudo-fields included */
+};
+
+struct mr_h2_head {
+    int status;
+    const moor_header *headers; /* of the stream's memory; names in lower case, without ":status" */
+    size_t header_count;
+};
+
+/* Why a stream is over. */
+struct mr_h2_end {
+    uint32_t code;    /* RFC 9113 7; NO_ERROR where the response is whole */
+    bool is_complete; /* the response is whole */
+    bool
+        is_unprocessed; /* the peer has done nothing with it: refused, above a GOAWAY's last id, or never sent */
+    const char *what; /* static text */
+};
+
+/* Called inside mr_h2_input and mr_h2_output; any call but mr_h2_session_destroy is allowed inside. */
+struct mr_h2_events {
+    void (*head)(struct mr_h2_stream *s, const struct mr_h2_head *h); /* 1xx and final */
+    /* A span of the input. Whoever keeps it says mr_h2_stream_consumed once it is done with it. */
+    void (*data)(struct mr_h2_stream *s, moor_span bytes);
+    void (*trailers)(struct mr_h2_stream *s, const moor_header *h, size_t count);
+    /* All of the piece has been taken. */
+    void (*fed)(struct mr_h2_stream *s);
+    void (*closed)(struct mr_h2_stream *s, const struct mr_h2_end *end); /* the last of it */
+    void (*settings)(struct mr_h2_session *h, uint32_t streams_max);     /* the peer's */
+    void (*going_away)(struct mr_h2_session *h, uint32_t code);
+    void (*pong)(struct mr_h2_session *h);
+    void *(*alloc)(struct mr_h2_stream *s,
+                   size_t size); /* the stream's memory; NULL fails the stream */
+};
+
+struct mr_h2_stream {
+    struct mr_h2_session *session; /* NULL: none, or over */
+    int32_t id;
+    struct mr_h2_turn turn; /* among those with something to send */
+    moor_span piece;        /* of the body, not yet taken */
+    bool is_last_piece;
+    bool is_sent;      /* its HEADERS were written: the peer may act on it */
+    bool has_head;     /* the final one */
+    bool is_ended;     /* END_STREAM was received */
+    bool is_ignored;   /* refused by us: what follows is nobody's */
+    bool is_body_over; /* END_STREAM was sent, or there is no body */
+    uint32_t interim_count;
+    int status;
+    moor_header *headers; /* of the section being received */
+    uint32_t header_count, header_cap;
+    size_t header_bytes;
+    const char *what; /* why we gave it up */
+};
+
+struct mr_h2_session {
+    struct nghttp2_session *ng;
+    const struct mr_h2_events *events;
+    struct mr_h2_limits limits;
+    struct mr_h2_memory memory; /* nghttp2's */
+    struct mr_h2_guard guard;
+    struct mr_h2_bdp bdp;
+    struct mr_h2_schedule schedule;
+    struct mr_h2_stream *chosen; /* whose body goes into the next DATA frame */
+    struct mr_h2_stream *last;   /* of the last frame, and its id */
+    int32_t last_id;
+    moor_span unwritten; /* of the frame nghttp2 gave last */
+    const char *fault;   /* the peer broke a rule or a bound: the connection ends */
+    const char *invalid; /* of the last frame that broke a rule */
+    int64_t now_ns;
+    size_t unreturned; /* received, not consumed: over all streams */
+    size_t withheld;   /* of the connection's window */
+    uint64_t received;
+    bool is_alive_asked; /* mr_h2_ping is unanswered */
+    bool is_going_away;
+};
+
+/* Queues the preface, SETTINGS and the window. ENOMEM. */
+MOOR_NODISCARD moor_err mr_h2_session_init(struct mr_h2_session *h, struct mr_heap *heap,
+                                           const struct mr_h2_limits *limits,
+                                           const struct mr_h2_events *events, int64_t now_ns);
+/* Streams that are left are forgotten without a word. Never inside an event. */
+void mr_h2_session_fini(struct mr_h2_session *h);
+
+/* What was received. Not OK: the connection is to end once its output is written; *out_what is static. */
+MOOR_NODISCARD moor_err mr_h2_input(struct mr_h2_session *h, const uint8_t *bytes, size_t len,
+                                    int64_t now_ns, const char **out_what);
+/* Writes at most cap bytes of frames, those of all streams; returns how many. 0: nothing to say. */
+size_t mr_h2_output(struct mr_h2_session *h, uint8_t *to, size_t cap, int64_t now_ns);
+bool mr_h2_wants_output(const struct mr_h2_session *h);
+/* The peer or we have ended it, and everything is written. */
+bool mr_h2_is_over(const struct mr_h2_session *h);
+/* Stream ids are used up: no mr_h2_submit from now on. */
+bool mr_h2_is_exhausted(const struct mr_h2_session *h);
+
+/* A new request on a zeroed stream. Fields in the order of RFC 9113 8.3: pseudo-fields first, names in lower
+ * case; copied. ENOMEM; ECLOSED: no more on this connection. */
+MOOR_NODISCARD moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s,
+                                     const moor_header *fields, size_t count, bool has_body,
+                                     uint32_t urgency, bool is_incremental);
+/* The next piece of the body; borrowed until fed(), closed() or mr_h2_stream_leave. One at a time. */
+void mr_h2_stream_feed(struct mr_h2_stream *s, moor_span piece, bool is_last);
+/* Bytes of data() are done with: the peer may send as many more. Also after the stream is over. */
+void mr_h2_consumed(struct mr_h2_session *h, struct mr_h2_stream *s, size_t len);
+/* The caller gives the stream up: RST_STREAM if it is open, and no event of it comes any more. */
+void mr_h2_stream_leave(struct mr_h2_stream *s, uint32_t code);
+
+/* Asks for a sign of life; pong() or mr_h2_session.is_alive_asked tell. */
+void mr_h2_ping(struct mr_h2_session *h);
+/* GOAWAY: nothing new comes from us, the rest goes on. */
+void mr_h2_go_away(struct mr_h2_session *h);
+
+#endif
