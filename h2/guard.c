@@ -40,6 +40,6 @@ const char *mr_h2_guard_note(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint3
 
 void mr_h2_guard_allow(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n)
 {
-    const double most = bounds[kind].burst * 2;
+    const double most = bounds[kind].burst * MR_H2_GUARD_BURSTS_MAX;
     g->left[kind] = g->left[kind] + n < most ? g->left[kind] + n : most;
 }

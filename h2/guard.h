@@ -8,6 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What was allowed and not used is kept up to so many bursts, so that a day of traffic is no licence to
+ * flood. Yet 65,535 DATA frames of a byte fit the smallest window, and a peer that is legal may answer
+ * each by two WINDOW_UPDATEs, all of them late. */
+#define MR_H2_GUARD_BURSTS_MAX 256
+
 /* kind, burst, per second, what is said when it is exceeded */
 #define MR_H2_ABUSES(X)                                                                            \
     X(SETTINGS, 100, 10, "the peer floods with SETTINGS") /* CVE-2019-9515: each is answered */    \
@@ -36,7 +41,7 @@ void mr_h2_guard_init(struct mr_h2_guard *g, int64_t now_ns);
 /* n of the kind came. NULL, or static text: the bound is passed. */
 const char *mr_h2_guard_note(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n,
                              int64_t now_ns);
-/* We did what allows the peer n more. Never above the burst's double. */
+/* We did what allows the peer n more. Never above MR_H2_GUARD_BURSTS_MAX bursts. */
 void mr_h2_guard_allow(struct mr_h2_guard *g, enum mr_h2_abuse kind, uint32_t n);
 
 #endif

@@ -54,10 +54,21 @@ static void test_what_we_send_allows_answers(void **state)
         mr_h2_guard_allow(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2);
         assert_null(mr_h2_guard_note(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2, 0));
     }
-    for (int i = 0; i < 100000; i++)
+    for (int i = 0; i < 1000000; i++)
         mr_h2_guard_allow(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2);
-    assert_null(mr_h2_guard_note(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2000, 0)); /* twice the burst */
+    assert_null(mr_h2_guard_note(&g, MR_H2_ABUSE_WINDOW_UPDATE, MR_H2_GUARD_BURSTS_MAX * 1000, 0));
     assert_non_null(mr_h2_guard_note(&g, MR_H2_ABUSE_WINDOW_UPDATE, 1, 0));
+}
+
+static void test_a_window_of_small_frames_may_be_answered_late(void **state)
+{
+    (void)state;
+    struct mr_h2_guard g;
+    mr_h2_guard_init(&g, 0);
+    for (int i = 0; i < 65535; i++)
+        mr_h2_guard_allow(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2);
+    for (int i = 0; i < 65535; i++)
+        assert_null(mr_h2_guard_note(&g, MR_H2_ABUSE_WINDOW_UPDATE, 2, 0));
 }
 
 /* ---- bandwidth-delay product ---- */
@@ -182,6 +193,7 @@ int main(void)
         cmocka_unit_test(test_a_burst_passes_and_a_flood_does_not),
         cmocka_unit_test(test_time_gives_back_no_more_than_the_burst),
         cmocka_unit_test(test_what_we_send_allows_answers),
+        cmocka_unit_test(test_a_window_of_small_frames_may_be_answered_late),
         cmocka_unit_test(test_a_window_grows_while_it_is_filled),
         cmocka_unit_test(test_a_window_stays_where_the_path_gives_no_more),
         cmocka_unit_test(test_urgency_then_order_then_turns),
