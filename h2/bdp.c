@@ -18,8 +18,13 @@ bool mr_h2_bdp_received(struct mr_h2_bdp *b, size_t bytes, int64_t now_ns)
         b->sample += bytes;
         return false;
     }
-    if (b->window >= b->window_max || now_ns < b->next_ns)
+    if (b->window >= b->window_max)
         return false;
+    if (b->since < MR_H2_BDP_WORTH(b->window)) /* far enough: no sum can overflow */
+        b->since += bytes;
+    if (b->since < MR_H2_BDP_WORTH(b->window) || now_ns < b->next_ns)
+        return false;
+    b->since = 0;
     b->begun_ns = now_ns ? now_ns : 1;
     b->sample = bytes;
     return true;

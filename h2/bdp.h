@@ -11,11 +11,15 @@
 
 /* Between two samples; four times as much while they say the same. Bounds our own PINGs. */
 #define MR_H2_BDP_GAP_MIN_NS (100 * 1000000LL)
-#define MR_H2_BDP_GAP_MAX_NS (10 * 1000000000LL)
+#define MR_H2_BDP_GAP_MAX_NS (1000000000LL)
+/* No sample before this part of a window came since the last one: short replies teach nothing, so they cost
+ * no PING and do not lengthen the gap that a long one then has to wait out. */
+#define MR_H2_BDP_WORTH(window) ((window) / 4)
 
 struct mr_h2_bdp {
     size_t window, window_max;
     size_t sample;    /* bytes since the PING left */
+    size_t since;     /* bytes since the last sample */
     int64_t begun_ns; /* of the sample under way; 0 = none */
     int64_t next_ns;  /* none begins before */
     int64_t gap_ns;

@@ -97,16 +97,29 @@ static void test_a_window_stays_where_the_path_gives_no_more(void **state)
     struct mr_h2_bdp b;
     mr_h2_bdp_init(&b, 65536, 1 << 24);
     int64_t now = SECOND;
-    assert_true(mr_h2_bdp_received(&b, 1000, now));
-    assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 0);   /* hardly used */
-    assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 0);   /* nobody asked */
-    assert_false(mr_h2_bdp_received(&b, 1000, now + SECOND / 5)); /* and not again at once */
+    assert_true(mr_h2_bdp_received(&b, 20000, now));
+    assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 0);    /* hardly used */
+    assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 0);    /* nobody asked */
+    assert_false(mr_h2_bdp_received(&b, 20000, now + SECOND / 5)); /* and not again at once */
     now += 10 * SECOND;
     assert_true(mr_h2_bdp_received(&b, 65536, now));
     assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 131072);
     now += SECOND;
     assert_true(mr_h2_bdp_received(&b, 131072, now));
     assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND), 0); /* filled, but slower than before */
+}
+
+static void test_short_replies_cost_no_ping_and_no_delay(void **state)
+{
+    (void)state;
+    struct mr_h2_bdp b;
+    mr_h2_bdp_init(&b, 65536, 1 << 24);
+    const size_t worth = MR_H2_BDP_WORTH(65536);
+    for (size_t i = 1; i < worth; i++)
+        assert_false(mr_h2_bdp_received(&b, 1, (int64_t)i * SECOND));
+    const int64_t now = (int64_t)worth * SECOND;
+    assert_true(mr_h2_bdp_received(&b, 65536, now)); /* the long one need not wait */
+    assert_int_equal(mr_h2_bdp_pong(&b, now + SECOND / 10), 131072);
 }
 
 /* ---- schedule ---- */
@@ -196,6 +209,7 @@ int main(void)
         cmocka_unit_test(test_a_window_of_small_frames_may_be_answered_late),
         cmocka_unit_test(test_a_window_grows_while_it_is_filled),
         cmocka_unit_test(test_a_window_stays_where_the_path_gives_no_more),
+        cmocka_unit_test(test_short_replies_cost_no_ping_and_no_delay),
         cmocka_unit_test(test_urgency_then_order_then_turns),
         cmocka_unit_test(test_blocks_come_back_and_are_bounded),
     };
