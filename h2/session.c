@@ -190,7 +190,9 @@ static ssize_t read_piece(nghttp2_session *ng, int32_t id, uint8_t *to, size_t c
     s->piece.base = (const uint8_t *)s->piece.base + n;
     s->piece.len -= n;
     mr_h2_schedule_served(&h->schedule, &s->turn, n);
+    /* A peer opens both windows for it, and may measure the path by it. */
     mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_WINDOW_UPDATE, 2);
+    mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_PING, 1);
     if (s->piece.len)
         return (ssize_t)n;
     mr_h2_schedule_remove(&h->schedule, &s->turn);
@@ -219,6 +221,7 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
     const int32_t id = nghttp2_submit_request(h->ng, NULL, nv, count, has_body ? &body : NULL, s);
     if (id < 0)
         return id == NGHTTP2_ERR_NOMEM ? MOOR_ENOMEM : MOOR_ECLOSED;
+    mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_RST_STREAM, 1); /* which it may refuse */
     s->session = h;
     s->id = id;
     s->is_body_over = !has_body;
