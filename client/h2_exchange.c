@@ -302,12 +302,12 @@ static void on_fed(struct mr_h2_stream *s)
     mr_exchange_out_gone(x);
 }
 
-static moor_err error_of(const struct mr_h2_end *end, const struct mr_exchange *x)
+static moor_err error_of(const struct mr_h2_end *end)
 {
     if (end->is_unprocessed)
         return MOOR_ERESET;
-    if (x->h2.stream.is_ignored)
-        return MOOR_ETOOBIG;
+    if (end->err)
+        return end->err;
     if (end->code == PROTOCOL || end->code == FLOW_CONTROL || end->code == FRAME_SIZE)
         return MOOR_EPROTO;
     return MOOR_ERESET;
@@ -327,7 +327,7 @@ static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
     x->h2.is_calmed = end->code == CALM;
     if (end->is_unprocessed && !h->session.is_going_away)
         mr_h2_conn_refused(h);
-    broken(x, error_of(end, x), end->what);
+    broken(x, error_of(end), end->what);
 }
 
 const struct mr_h2_events mr_h2_conn_events = {

@@ -35,12 +35,13 @@ static int refuse(struct mr_h2_session *h, const char *what)
 }
 
 /* The stream ends, the connection goes on. */
-static void give_up(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t code,
+static void give_up(struct mr_h2_session *h, struct mr_h2_stream *s, moor_err err, uint32_t code,
                     const char *what)
 {
     if (s->is_ignored)
         return;
     s->is_ignored = true;
+    s->err = err;
     s->what = what;
     (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code);
 }
@@ -118,11 +119,13 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint
     }
     s->header_bytes += name_len + value_len + FIELD_OVERHEAD;
     if (s->header_bytes > h->limits.header_bytes_max)
-        give_up(h, s, NGHTTP2_CANCEL, "the response's head is larger than header_bytes_max");
+        give_up(h, s, MOOR_ETOOBIG, NGHTTP2_CANCEL,
+                "the response's head is larger than header_bytes_max");
     else if (s->header_count >= h->limits.header_count_max)
-        give_up(h, s, NGHTTP2_CANCEL, "the response has more headers than header_count_max");
+        give_up(h, s, MOOR_ETOOBIG, NGHTTP2_CANCEL,
+                "the response has more headers than header_count_max");
     else if (!add_header(h, s, (moor_span){name, name_len}, (moor_span){value, value_len}))
-        give_up(h, s, NGHTTP2_INTERNAL_ERROR, "out of memory for the response's head");
+        give_up(h, s, MOOR_ENOMEM, NGHTTP2_INTERNAL_ERROR, "out of memory for the response's head");
     return s->is_ignored ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : 0;
 }
 
@@ -137,7 +140,7 @@ static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s)
     if (s->status >= 200)
         s->has_head = true;
     else if (++s->interim_count > h->limits.interim_count_max)
-        give_up(h, s, NGHTTP2_ENHANCE_YOUR_CALM, "too many interim responses");
+        give_up(h, s, MOOR_EPROTO, NGHTTP2_ENHANCE_YOUR_CALM, "too many interim responses");
     if (!s->is_ignored)
         h->events->head(s, &head);
 }
@@ -322,6 +325,7 @@ static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void 
     const bool is_whole = s->is_ended && s->has_head && !s->is_ignored;
     const struct mr_h2_end end = {
         .code = is_whole ? NGHTTP2_NO_ERROR : code,
+        .err = s->err,
         .is_complete = is_whole,
         .is_unprocessed = !is_whole && !s->is_ignored &&
                           (!s->is_sent || (code == NGHTTP2_REFUSED_STREAM && !s->has_head)),

@@ -44,6 +44,7 @@ struct mr_h2_head {
 /* Why a stream is over. */
 struct mr_h2_end {
     uint32_t code;    /* RFC 9113 7; NO_ERROR where the response is whole */
+    moor_err err;     /* not OK: a bound of ours was passed */
     bool is_complete; /* the response is whole */
     bool
         is_unprocessed; /* the peer has done nothing with it: refused, above a GOAWAY's last id, or never sent */
@@ -82,7 +83,8 @@ struct mr_h2_stream {
     moor_header *headers; /* of the section being received */
     uint32_t header_count, header_cap;
     size_t header_bytes;
-    const char *what; /* why we gave it up */
+    moor_err err; /* why we gave it up, MOOR_OK if we did not */
+    const char *what;
 };
 
 struct mr_h2_session {
