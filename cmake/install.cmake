@@ -16,7 +16,7 @@ if(EXISTS "${PROJECT_SOURCE_DIR}/include/mooring.h")
 endif()
 install(TARGETS mooring mooring_static EXPORT mooring-targets)
 
-# The targets' own -luring and -lcares are found again by the package file, on the installing
+# The targets' own -luring, -lcares and -lnghttp2 are found again by the package file, on the installing
 # machine's terms; see mooring-config.cmake.in.
 install(EXPORT mooring-targets NAMESPACE mooring:: DESTINATION ${package_dir})
 configure_package_config_file(cmake/mooring-config.cmake.in

@@ -118,7 +118,7 @@ class Loading(WithDirectory):
 
 class StaticConsumer(WithDirectory):
     def test_malloc_stays_that_of_libc(self):
-        program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-luring", "-lcares",
+        program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-luring", "-lcares", "-lnghttp2",
                                "-lm", "-pthread")
         output(program, "libc.so")
         defined = symbols("-g", "--defined-only", program)
@@ -128,7 +128,7 @@ class StaticConsumer(WithDirectory):
         clash = self.directory / "clash.c"
         clash.write_text("int mr_panic, mrj_mallocx, mr_heap_init;\n")
         program = self.compile(clash, f"-I{include()}", BUILD / "libmooring.a", "-luring",
-                               "-lcares", "-lm", "-pthread")
+                               "-lcares", "-lnghttp2", "-lm", "-pthread")
         output(program, "libc.so")
 
 
@@ -276,12 +276,12 @@ class BesideJemalloc(WithDirectory):
 
     def test_shared_jemalloc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", "-ljemalloc", "-luring",
-                               "-lcares", "-lm", "-pthread")
+                               "-lcares", "-lnghttp2", "-lm", "-pthread")
         output(program, "libjemalloc.so")
 
     def test_static_jemalloc(self):
         program = self.compile(f"-I{include()}", BUILD / "libmooring.a", self.archive, "-luring",
-                               "-lcares", "-pthread", "-lm", "-ldl", "-lstdc++")
+                               "-lcares", "-lnghttp2", "-pthread", "-lm", "-ldl", "-lstdc++")
         output(program, "program")
 
 
@@ -319,7 +319,7 @@ class BesideOpenSSL(WithDirectory):
                 self.assertRegex(output("readelf", "-d", self.check(*order)), r"NEEDED.*libssl")
 
     def test_static_library(self):
-        ours = (BUILD / "libmooring.a", "-luring", "-lcares", "-lm")
+        ours = (BUILD / "libmooring.a", "-luring", "-lcares", "-lnghttp2", "-lm")
         for order in ((*ours, "-lssl", "-lcrypto"), ("-lssl", "-lcrypto", *ours)):
             with self.subTest(order=order):
                 self.check(*order)
