@@ -185,10 +185,11 @@ static ssize_t read_piece(nghttp2_session *ng, int32_t id, uint8_t *to, size_t c
         return NGHTTP2_ERR_DEFERRED;
     h->chosen = NULL;
     const size_t n = s->piece.len < cap ? s->piece.len : cap;
-    if (n)
+    if (n) { /* the last piece may be empty, and nowhere */
         memcpy(to, s->piece.base, n);
-    s->piece.base = (const uint8_t *)s->piece.base + n;
-    s->piece.len -= n;
+        s->piece.base = (const uint8_t *)s->piece.base + n;
+        s->piece.len -= n;
+    }
     mr_h2_schedule_served(&h->schedule, &s->turn, n);
     /* A peer opens both windows for it, and may measure the path by it. */
     mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_WINDOW_UPDATE, 2);

@@ -299,6 +299,23 @@ static void test_bodies_up_and_down(void **state)
     echo(4096, 90000, true);
 }
 
+static void test_an_empty_last_piece(void **state)
+{
+    (void)state;
+    static struct request r;
+    struct mr_h2_session h;
+    static struct server v;
+    memset(&r, 0, sizeof r);
+    server_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+    assert_int_equal(submit(&h, &r, true), MOOR_OK);
+    mr_h2_stream_feed(&r.stream, (moor_span){NULL, 0}, true);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(r.fed, 1);
+    assert_true(r.end.is_complete);
+    close_all(&h, &v);
+}
+
 static void test_one_byte_at_a_time(void **state)
 {
     (void)state;
@@ -403,6 +420,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bodies_up_and_down),
+        cmocka_unit_test(test_an_empty_last_piece),
         cmocka_unit_test(test_one_byte_at_a_time),
         cmocka_unit_test(test_refused_and_left_behind_is_unprocessed),
         cmocka_unit_test(test_who_leaves_hears_nothing_more),
