@@ -137,7 +137,9 @@ static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s)
             h->events->trailers(s, s->headers, s->header_count);
         return;
     }
-    if (s->status >= 200)
+    if (s->status < 100) /* three digits are all that nghttp2 asks for */
+        give_up(h, s, MOOR_EPROTO, NGHTTP2_PROTOCOL_ERROR, "the response's status is below 100");
+    else if (s->status >= 200)
         s->has_head = true;
     else if (++s->interim_count > h->limits.interim_count_max)
         give_up(h, s, MOOR_EPROTO, NGHTTP2_ENHANCE_YOUR_CALM, "too many interim responses");
