@@ -141,9 +141,9 @@ static void test_a_post_wakes_the_poll_loop(void **state)
     int ran = 0;
     struct poster p = {.shard = shard, .task = {.run = count, .user = &ran}};
     pthread_t t;
+    const int64_t began = fixture_now_ms();
     assert_int_equal(pthread_create(&t, NULL, post_soon, &p), 0);
     struct pollfd fd = {.fd = moor_shard_fd(shard), .events = POLLIN};
-    const int64_t began = fixture_now_ms();
     while (!ran) {
         if (moor_shard_timeout(shard) != 0)
             (void)!poll(&fd, 1, 20000);
