@@ -63,12 +63,12 @@ void mr_berth_quiet(struct mr_berth *b)
 
 static void publish_idle(struct mr_berth *b)
 {
-    /* The first idle conn is announced with a full barrier: either a shard that begins to wait sees it,
+    /* The first that may move is announced with a full barrier: either a shard that begins to wait sees it,
      * or release() below sees that shard waiting. Further ones change nothing it could miss. */
-    if (b->idle_count == 1)
+    if (b->movable_count == 1)
         atomic_exchange(&b->idle_seen, 1);
     else
-        atomic_store_explicit(&b->idle_seen, b->idle_count, memory_order_relaxed);
+        atomic_store_explicit(&b->idle_seen, b->movable_count, memory_order_relaxed);
 }
 
 static void sweep_by(struct mr_berth *b, int64_t at_ns)
@@ -101,6 +101,7 @@ static void list_idle(struct mr_berth *b, struct mr_conn *c)
     }
     c->is_listed_idle = true;
     b->idle_count++;
+    b->movable_count += !c->protocol->is_multiplexed;
     MR_STAT_ADD(b->local, conns_idle, 1);
     atomic_fetch_add_explicit(&b->upstream->idle_total, 1, memory_order_relaxed);
     publish_idle(b);
@@ -116,20 +117,25 @@ static void unlist_idle(struct mr_berth *b, struct mr_conn *c)
 {
     c->is_listed_idle = false;
     b->idle_count--;
+    b->movable_count -= !c->protocol->is_multiplexed;
     MR_STAT_ADD(b->local, conns_idle, -1);
     atomic_fetch_sub_explicit(&b->upstream->idle_total, 1, memory_order_relaxed);
-    atomic_store_explicit(&b->idle_seen, b->idle_count, memory_order_relaxed);
+    atomic_store_explicit(&b->idle_seen, b->movable_count, memory_order_relaxed);
+}
+
+void mr_berth_unlist(struct mr_conn *c)
+{
+    mr_list_remove(&c->link);
+    mr_list_push_front(&c->berth->busy, &c->link);
+    unlist_idle(c->berth, c);
 }
 
 struct mr_conn *mr_berth_take_idle(struct mr_berth *b, bool oldest)
 {
     struct mr_list *l = oldest ? mr_list_last(&b->idle) : mr_list_first(&b->idle);
-    if (!l)
-        return NULL;
-    struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
-    mr_list_remove(l);
-    mr_list_push_front(&b->busy, l);
-    unlist_idle(b, c);
+    struct mr_conn *c = l ? MR_CONTAINER_OF(l, struct mr_conn, link) : NULL;
+    if (c)
+        mr_berth_unlist(c);
     return c;
 }
 
@@ -236,8 +242,10 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
         mr_conn_close(c, "not reusable");
     } else if (c->used > 0) {
         mr_berth_ready(c);
-    } else if (mr_conn_state(c) == MR_CONN_DRAINING || !is_open || !c->capacity) {
+    } else if (mr_conn_state(c) == MR_CONN_DRAINING || !is_open) {
         mr_conn_close(c, "drained");
+    } else if (!c->capacity) {
+        mr_berth_useless(c);
     } else if (!may_idle(c)) {
         mr_conn_close(c, "bytes or an end beyond the response");
     } else if (is_worn(b, c)) {
@@ -249,6 +257,15 @@ void mr_berth_release(struct mr_conn *c, bool is_reusable)
         MR_STAT_ADD(b->local, conns_leased, -1);
         mr_berth_ready(c);
     }
+}
+
+void mr_berth_useless(struct mr_conn *c)
+{
+    static const char why[] = "the peer takes no more, for now";
+    struct mr_berth *b = c->berth;
+    mr_pool_note_useless(b->upstream, why, mr_shard_now(b->shard),
+                         mr_loop_random(mr_berth_loop(b)));
+    mr_conn_close(c, why);
 }
 
 void mr_berth_ready(struct mr_conn *c)
@@ -367,8 +384,8 @@ void mr_berth_close_unfit(struct mr_berth *b)
 static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
 {
     int64_t next = MR_NEVER;
-    if (!b->upstream->pool->protocol->check)
-        return next;
+    if (!b->upstream->pool->protocol->check && b->movable_count == b->idle_count)
+        return next; /* its conns have no check, and none became another protocol's that has */
     for (struct mr_list *l = b->idle.next; l != &b->idle;) {
         struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
         const int64_t due = check_due(b, c);
@@ -377,9 +394,7 @@ static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
             next = due < next ? due : next;
             continue;
         }
-        unlist_idle(b, c);
-        mr_list_remove(&c->link);
-        mr_list_push_front(&b->busy, &c->link);
+        mr_berth_unlist(c);
         c->used++;
         c->is_checked = true;
         mr_conn_move_to(c, MR_CONN_LEASED);
@@ -425,6 +440,9 @@ static void fire_sweep(struct mr_timer *t, int64_t now_ns)
     const int64_t check_at = check_idle(b, now_ns);
     if (check_at < next)
         next = check_at;
+    if (mr_timer_is_armed(&b->sweep) &&
+        b->sweep.at_ns < next) /* by one that is idle again already */
+        next = b->sweep.at_ns;
     if (next != MR_NEVER && next < now_ns + SWEEP_GAP_NS)
         next = now_ns + SWEEP_GAP_NS;
     mr_loop_timer(mr_berth_loop(b), &b->sweep, next);
@@ -475,11 +493,12 @@ void mr_berth_abort(struct mr_berth *b)
 #if defined(MR_DEBUG)
 void mr_berth_check(struct mr_berth *b)
 {
-    uint32_t n = 0;
+    uint32_t n = 0, movable = 0;
     for (struct mr_list *l = b->idle.next; l != &b->idle; l = l->next, n++) {
         const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
         MR_ASSERT(mr_conn_state(c) == MR_CONN_IDLE);
         MR_ASSERT(c->used == 0);
+        movable += !c->protocol->is_multiplexed;
     }
     for (struct mr_list *l = b->shared.next; l != &b->shared; l = l->next) {
         const struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
@@ -487,6 +506,7 @@ void mr_berth_check(struct mr_berth *b)
         MR_ASSERT(c->used > 0 && c->used < c->capacity);
     }
     MR_ASSERT(n == b->idle_count);
-    MR_ASSERT(atomic_load(&b->idle_seen) == b->idle_count);
+    MR_ASSERT(movable == b->movable_count);
+    MR_ASSERT(atomic_load(&b->idle_seen) == b->movable_count);
 }
 #endif

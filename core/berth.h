@@ -74,6 +74,7 @@ struct mr_berth {
     struct mr_list waiters;      /* mr_claim: FIFO */
     struct mr_list fresh;        /* mr_claim: those who want a conn nobody has used */
     uint32_t idle_count;
+    uint32_t movable_count;     /* of those idle, not multiplexed: may move to another shard */
     uint32_t waiter_count;      /* in both */
     uint32_t dialing;           /* conns of ours being resolved, connected or secured */
     uint32_t moving_in, asking; /* moves asked of others; of those, not late */
@@ -87,7 +88,7 @@ struct mr_berth {
     _Atomic(bool) is_kicked;    /* kick is on its way */
     struct mr_list moves;       /* asked of others, under way */
     /* Read by other shards as hints. Order: see publish_idle and publish_waiting.               */
-    _Atomic(uint32_t) idle_seen;    /* idle_count */
+    _Atomic(uint32_t) idle_seen;    /* movable_count */
     _Atomic(uint32_t) waiters_seen; /* waiter_count */
     _Atomic(uint32_t) donated;      /* conns given by others and not yet here */
     _Atomic(int64_t) waiting_since; /* since_ns of the first of `waiters`, MR_NEVER */
@@ -135,7 +136,11 @@ void mr_berth_retry_by(struct mr_berth *b, int64_t at_ns);
 void mr_berth_give_way(struct mr_berth *b);
 /* Whoever waits for this upstream, on any shard, hears that something has room. Any thread. */
 void mr_berth_kick_waiting(struct mr_upstream *u);
-/* Off the idle list and onto the busy one, still IDLE: the newest or the oldest. NULL: none. */
+/* It became idle, or is about to, and the peer takes no claims on it: closed, the next dial waits a little. */
+void mr_berth_useless(struct mr_conn *c);
+/* Off the idle list and onto the busy one, still IDLE. */
+void mr_berth_unlist(struct mr_conn *c);
+/* The same, of the newest or the oldest. NULL: none. */
 struct mr_conn *mr_berth_take_idle(struct mr_berth *b, bool oldest);
 /* Timers and deferred work off: nothing is left to do here. */
 void mr_berth_quiet(struct mr_berth *b);

@@ -243,7 +243,7 @@ static void feed_waiters(struct mr_berth *b)
         atomic_load_explicit(&b->shard->runtime->shard_count, memory_order_relaxed) == 1;
     int verdict = MR_GATE_GO;
     for (;;) {
-        const uint64_t coming = (uint64_t)b->dialing * each + (uint64_t)b->asking * each +
+        const uint64_t coming = (uint64_t)b->dialing * each + b->asking +
                                 atomic_load_explicit(&b->donated, memory_order_relaxed);
         if (coming >= b->waiter_count)
             return;

@@ -176,7 +176,7 @@ void mr_conn_set_capacity(struct mr_conn *c, uint32_t capacity)
         break;
     case MR_CONN_IDLE:
         if (!capacity)
-            mr_conn_close(c, "the peer takes no more");
+            mr_berth_useless(c);
         break;
     default:
         break;

@@ -55,8 +55,7 @@ static struct mr_berth *somebody_with_idle(struct mr_berth *b, uint32_t keep)
 bool mr_move_ask(struct mr_berth *b, bool is_needed)
 {
     const uint32_t keep = is_needed ? 0 : MR_OPTION(b->upstream->pool->options.steal_keep);
-    const bool can_move = atomic_load_explicit(&b->upstream->capacity, memory_order_relaxed) == 1;
-    struct mr_berth *from = can_move ? somebody_with_idle(b, keep) : NULL;
+    struct mr_berth *from = somebody_with_idle(b, keep);
     if (!from || b->moving_in >= MR_MOVES_MAX)
         return false;
     struct mr_move *m = mr_heap_zalloc(heap_of(b), sizeof *m);
@@ -120,12 +119,15 @@ static void begin_leaving(struct mr_move *m, struct mr_conn *c)
         mr_berth_unhook(c);
 }
 
-/* One on which a filter has something to say stays: it will be said in a moment. */
+/* Multiplexed ones stay where they are. If a filter has something to say on it, it will be said in a moment. */
 static struct mr_conn *oldest_that_may_move(struct mr_berth *b)
 {
-    struct mr_list *l = mr_list_last(&b->idle);
-    struct mr_conn *c = l ? MR_CONTAINER_OF(l, struct mr_conn, link) : NULL;
-    return c && mr_conn_may_move(c) ? c : NULL;
+    for (struct mr_list *l = b->idle.prev; l != &b->idle; l = l->prev) {
+        struct mr_conn *c = MR_CONTAINER_OF(l, struct mr_conn, link);
+        if (!c->protocol->is_multiplexed)
+            return mr_conn_may_move(c) ? c : NULL;
+    }
+    return NULL;
 }
 
 static void asked(struct mr_message *message)
@@ -134,13 +136,12 @@ static void asked(struct mr_message *message)
     struct mr_berth *b = m->from;
     const uint32_t keep = m->is_needed ? 0 : MR_OPTION(b->upstream->pool->options.steal_keep);
     struct mr_conn *c =
-        b->idle_count > keep && mr_list_is_empty(&b->waiters) ? oldest_that_may_move(b) : NULL;
+        b->movable_count > keep && mr_list_is_empty(&b->waiters) ? oldest_that_may_move(b) : NULL;
     if (!c) {
         reply(m);
         return;
     }
-    struct mr_conn *taken = mr_berth_take_idle(b, true);
-    MR_ASSERT(taken == c);
+    mr_berth_unlist(c);
     begin_leaving(m, c);
 }
 
@@ -262,8 +263,7 @@ bool mr_move_donate(struct mr_berth *b, struct mr_conn *c)
             mr_berth_kick(to); /* it may have the memory to ask */
         return false;
     }
-    struct mr_conn *taken = mr_berth_take_idle(b, false);
-    MR_ASSERT(taken == c);
+    mr_berth_unlist(c);
     atomic_fetch_add(&to->donated, 1);
     m->from = b;
     m->to = to;

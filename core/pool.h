@@ -187,6 +187,8 @@ void mr_pool_event_tls(const struct mr_upstream *u, moor_event_type type,
 void mr_pool_note_failure(struct mr_upstream *u, const moor_fault *fault);
 /* The peer ended a conn before its first use: calm_until_ns follows. random: any 64 bits. */
 void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random);
+/* The peer takes no claims on a conn, for now: the same, and those who wait are not dialled for either. */
+void mr_pool_note_useless(struct mr_upstream *u, const char *what, int64_t now_ns, uint64_t random);
 void mr_pool_note_connect_text(struct mr_upstream *u, const char *text);
 /* A lease is held for long, or has come back since: logged, and the events. site may be NULL. */
 void mr_pool_tell_lease(struct mr_upstream *u, const char *site, moor_ns held, bool is_back);

@@ -188,6 +188,14 @@ void mr_pool_note_wasted(struct mr_upstream *u, int64_t now_ns, uint64_t random)
     atomic_store(&u->calm_until_ns, now_ns + pause / 2 + (int64_t)(random % (uint64_t)pause) / 2);
 }
 
+void mr_pool_note_useless(struct mr_upstream *u, const char *what, int64_t now_ns, uint64_t random)
+{
+    mr_pool_note_wasted(u, now_ns, random);
+    mr_lock_lock(&u->pool->lock);
+    mr_gate_rest(&u->gate, atomic_load(&u->calm_until_ns), what);
+    mr_lock_unlock(&u->pool->lock);
+}
+
 /* Two-sided, so that conns made together do not expire together. */
 int64_t mr_pool_draw_expiry(const struct moor_pool *p, int64_t now_ns, uint64_t random)
 {

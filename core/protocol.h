@@ -26,7 +26,7 @@ struct mr_protocol {
     size_t (*input)(struct mr_conn *c, const struct mr_in *in);
     /* The peer ended (fault->err == MOOR_OK: a FIN after all input) or the transport failed; no new
      * claim comes. Tell every claim. The conn still accepts mr_berth_release and mr_conn_close; after
-     * a failure it closes by itself. */
+     * a failure it closes by itself. Not said of a conn without claims: that one is just dropped(). */
     void (*ended)(struct mr_conn *c, const moor_fault *fault);
     /* All that was written has left. NULL = does not care. */
     void (*drained)(struct mr_conn *c);

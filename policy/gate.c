@@ -67,3 +67,10 @@ void mr_gate_left(struct mr_gate *g)
     MR_ASSERT(g->conns > 0);
     g->conns--;
 }
+
+void mr_gate_rest(struct mr_gate *g, int64_t until_ns, const char *what)
+{
+    g->last = (moor_fault){.err = MOOR_OK, .what = what};
+    if (g->retry_at_ns < until_ns)
+        g->retry_at_ns = until_ns;
+}

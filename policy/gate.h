@@ -46,5 +46,7 @@ void mr_gate_failed(struct mr_gate *g, const moor_fault *fault, int is_ours, int
                     uint64_t random);
 /* A conn that had been dialled is gone. */
 void mr_gate_left(struct mr_gate *g);
+/* A conn that had been dialled was of no use, though nothing failed: no dial before until_ns. `what` is static. */
+void mr_gate_rest(struct mr_gate *g, int64_t until_ns, const char *what);
 
 #endif

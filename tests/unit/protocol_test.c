@@ -34,7 +34,9 @@ static void open_pool(struct fixture *f, const moor_pool_options *o)
     struct mr_pool_spec spec = {.name = "count", .protocol = &count_protocol, .options = *o};
     assert_int_equal(mr_pool_create(f->runtime, &spec, &f->pool), MOOR_OK);
     assert_int_equal(
-        mr_pool_upstream(f->pool, &(struct mr_place){.host = {"127.0.0.1", 9}, .port = f->server.port}, &f->upstream),
+        mr_pool_upstream(f->pool,
+                         &(struct mr_place){.host = {"127.0.0.1", 9}, .port = f->server.port},
+                         &f->upstream),
         MOOR_OK);
 }
 
@@ -304,6 +306,60 @@ static void test_capacity_of_an_idle_conn(void **state)
     finish(&f);
 }
 
+/* A server that allows nothing is not dialled again and again. */
+static void test_a_pause_after_a_conn_without_use(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct count_request r[3] = {0};
+    moor_pool_options o;
+    pool_options(&o);
+    o.backoff_min_ms = o.backoff_max_ms = 60000;
+    begin(&f, &o);
+    acquire(&f, r, 0, 1);
+    say(&f, 0, "cap 0");
+    done(&f, 0, 0); /* the last claim leaves a conn that takes no more */
+    assert_int_equal(open_conns(&f), 0);
+    acquire(&f, r, 1, 1);
+    assert_int_equal(f.server.conns, 1);
+    assert_int_equal(r[1].claim.reason, MOOR_WAIT_BACKOFF);
+    assert_int_equal(r[1].failed, 0);
+    moor_why why;
+    mr_berth_why(f.berth, r[1].claim.reason, 0, &why);
+    assert_string_equal(why.connect_what, "the peer takes no more, for now");
+    mr_berth_cancel(&r[1].claim);
+    finish(&f);
+}
+
+static unsigned checks;
+
+static void count_check(struct mr_conn *c)
+{
+    checks++;
+    mr_berth_release(c, true);
+}
+
+/* What ALPN chose has a check, what the pool was made for has none. */
+static void test_idle_conns_are_checked_by_their_own_protocol(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct count_request r[1] = {0};
+    moor_pool_options o;
+    pool_options(&o);
+    o.check_every_ms = 1;
+    struct mr_protocol chosen = count_protocol;
+    chosen.check = count_check;
+    checks = 0;
+    begin(&f, &o);
+    acquire(&f, r, 0, 1);
+    r[0].conn->protocol = &chosen;
+    done(&f, 0, 0);
+    TURN_UNTIL(&f, checks >= 2);
+    assert_int_equal(f.berth->idle_count, 1);
+    finish(&f);
+}
+
 /* ---- the end of a conn ---- */
 
 static void test_a_draining_conn_finishes(void **state)
@@ -478,10 +534,9 @@ static void test_a_pool_closes_at_once(void **state)
 
 /* ---- shards ---- */
 
-static void test_shared_conns_stay_on_their_shard(void **state)
+static void stay_on_their_shard(unsigned capacity)
 {
-    (void)state;
-    struct fixture f = {.announces = 3};
+    struct fixture f = {.announces = capacity};
     struct moor_shard *shards[2];
     struct mr_berth *berths[2];
     struct count_request r[2] = {0};
@@ -493,6 +548,7 @@ static void test_shared_conns_stay_on_their_shard(void **state)
     for (int i = 0; i < 2; i++)
         assert_int_equal(mr_runtime_add_shard(f.runtime, &shards[i]), MOOR_OK);
     open_pool(&f, &o);
+    atomic_store(&f.upstream->capacity, capacity); /* as the last conn told */
     for (unsigned i = 0; i < 2; i++) {
         mr_shard_enter(shards[i]);
         berths[i] = mr_berth_of(f.upstream, shards[i]);
@@ -503,7 +559,7 @@ static void test_shared_conns_stay_on_their_shard(void **state)
                 mr_shard_enter(shards[j]);
                 assert_int_equal(mr_shard_turn(shards[j], MR_NS_PER_MS, 0), MOOR_OK);
             }
-            count_server_look(&f.server, 3);
+            count_server_look(&f.server, capacity);
             if (f.server.conns > i && count_heard(&f.server, i, i ? "do 1" : "do 0") == 1 &&
                 f.server.heard_len[i]) {
                 count_say(&f.server, i, i ? "done 1" : "done 0");
@@ -534,6 +590,13 @@ static void test_shared_conns_stay_on_their_shard(void **state)
     assert_int_equal(count_counts.opened, count_counts.dropped);
 }
 
+static void test_shared_conns_stay_on_their_shard(void **state)
+{
+    (void)state;
+    stay_on_their_shard(3);
+    stay_on_their_shard(1); /* nor are they asked for: the other shard dials */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -553,6 +616,8 @@ int main(void)
         cmocka_unit_test(test_idle_bytes_reach_the_protocol),
         cmocka_unit_test(test_a_pool_drains),
         cmocka_unit_test(test_a_pool_closes_at_once),
+        cmocka_unit_test(test_a_pause_after_a_conn_without_use),
+        cmocka_unit_test(test_idle_conns_are_checked_by_their_own_protocol),
         cmocka_unit_test(test_shared_conns_stay_on_their_shard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
