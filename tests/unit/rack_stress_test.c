@@ -286,6 +286,8 @@ static void test_watches_and_holders(void **state)
     for (unsigned i = 0; i < 3; i++)
         assert_int_equal(pthread_create(&t[i], NULL, end_peers, (void *)(uintptr_t)(seed + i)), 0);
     peer_sleep_ms(2000);
+    for (int i = 0; i < 2000 && !atomic_load(&h.script.idles); i++) /* its turn may come late */
+        peer_sleep_ms(10);
     atomic_store(&stop, true);
     for (int i = 0; i < 3; i++)
         pthread_join(t[i], NULL);
