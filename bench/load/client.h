@@ -2,7 +2,8 @@
  * What the load clients share: the job their command line gives, and the one line of JSON they end
  * with. All do the same job, so that a script can compare what it cost them. Of bench/load/run: GET
  * one resource over `conc` keep-alive conns, the next request of a conn as soon as its reply is
- * complete. Of bench/load/tls, besides: load_work.
+ * complete. Of bench/load/tls, besides: load_work. Of bench/load/h2: the same as one conn of `conc`
+ * streams.
  */
 #ifndef BENCH_LOAD_CLIENT_H
 #define BENCH_LOAD_CLIENT_H
@@ -39,6 +40,7 @@ struct load_job {
     double seconds;    /* for as long; a limit beside `requests` */
     bool is_plain;     /* the way the peer's manual shows, not its fastest */
     bool is_secure;    /* https */
+    bool is_h2;        /* HTTP/2 and nothing else, `conc` streams on one conn */
     enum load_work work;
     struct load_tls tls;
 };

@@ -14,6 +14,7 @@ struct client {
     moor_http_request request;
     uint64_t left; /* requests still to be made */
     unsigned in_flight;
+    int version; /* of HTTP that is right, as moor_http_head has it */
     struct load_result result;
 };
 
@@ -22,7 +23,7 @@ static void submit(struct client *c);
 static void on_head(void *user, const moor_http_head *head)
 {
     struct client *c = user;
-    if (head->status != 200)
+    if (head->status != 200 || head->version != c->version)
         c->result.errors++;
 }
 
@@ -78,10 +79,12 @@ static moor_err work(struct client *c, const struct load_job *job, moor_shard *s
 
 static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *shard)
 {
-    struct client c = {.left = job->requests};
+    struct client c = {.left = job->requests, .version = job->is_h2 ? 20 : 11};
     moor_pool_options o;
     moor_pool_options_init(&o);
-    o.conns_max = job->conc;
+    o.conns_max = job->is_h2 ? 1 : job->conc;
+    o.http_version = job->is_h2 ? "2" : "1.1";
+    o.h2_streams_max = job->conc;
     o.conns_min_idle = 0;
     o.tls_ca = job->tls.roots;
     o.tls_server_name = job->tls.name;
@@ -93,6 +96,8 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     moor_http_request_init(&c.request);
     c.request.url = job->path;
     e = work(&c, job, shard);
+    moor_stats pool = {.size = sizeof pool};
+    moor_stats_read(c.pool, &pool);
     if (e == MOOR_OK)
         e = moor_pool_close(c.pool, 1000);
     if (e != MOOR_OK) {
@@ -103,9 +108,11 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     moor_runtime_stats s = {.size = sizeof s};
     moor_runtime_stats_read(runtime, &s);
     snprintf(more, sizeof more,
-             ",\"backend\":\"%s\",\"turns\":%llu,\"enters\":%llu,\"other_syscalls\":%llu",
+             ",\"backend\":\"%s\",\"turns\":%llu,\"enters\":%llu,\"other_syscalls\":%llu"
+             ",\"conns\":%llu",
              moor_runtime_backend(runtime), (unsigned long long)s.turns,
-             (unsigned long long)s.enters, (unsigned long long)s.syscalls);
+             (unsigned long long)s.enters, (unsigned long long)s.syscalls,
+             (unsigned long long)pool.conns_created);
     return load_report(&c.result, more);
 }
 

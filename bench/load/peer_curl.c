@@ -3,7 +3,7 @@
  * epoll), handles set up once and added again for each request, one write callback that counts.
  * curl takes a socket out of the set after each reply and puts it back for the next request; we
  * leave it in the set meanwhile, which saves two system calls a request. With -p we do as told, as
- * curl's own examples do. One thread.
+ * curl's own examples do. With -2 all handles are streams of one conn. One thread.
  */
 #include "client.h"
 
@@ -23,6 +23,9 @@ struct peer {
     long timeout_ms;          /* as curl wants it; -1 = none */
     uint64_t left;            /* requests still to be made */
     unsigned in_flight;
+    unsigned conns; /* sockets opened */
+    long version;   /* of HTTP that is asked for; what comes is version_seen */
+    long version_seen;
     struct load_result result;
 };
 
@@ -50,6 +53,14 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *o
     const int how = !wanted ? EPOLL_CTL_DEL : p->polled[fd] ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     p->polled[fd] = wanted;
     return epoll_ctl(p->epoll, how, fd, &event);
+}
+
+static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_sockaddr *to)
+{
+    struct peer *p = user;
+    (void)purpose;
+    p->conns++;
+    return socket(to->family, to->socktype | SOCK_CLOEXEC, to->protocol);
 }
 
 /* Closing takes the socket out of the set, and its number may come back. */
@@ -85,13 +96,17 @@ static CURL *make_handle(struct peer *p)
     if (!easy)
         abort();
     curl_easy_setopt(easy, CURLOPT_URL, p->job->url);
-    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, p->version);
+    if (p->job->is_h2)
+        curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
     curl_easy_setopt(easy, CURLOPT_PROXY, "");
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, p);
     if (p->job->tls.roots) /* verification itself is on by default */
         curl_easy_setopt(easy, CURLOPT_CAINFO, p->job->tls.roots);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, p);
     curl_easy_setopt(easy, CURLOPT_CLOSESOCKETFUNCTION, on_close);
     curl_easy_setopt(easy, CURLOPT_CLOSESOCKETDATA, p);
     return easy;
@@ -104,10 +119,12 @@ static void finish_requests(struct peer *p)
         if (m->msg != CURLMSG_DONE)
             continue;
         CURL *easy = m->easy_handle;
-        long status = 0;
-        if (m->data.result == CURLE_OK)
+        long status = 0, version = 0;
+        if (m->data.result == CURLE_OK) {
             curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &status);
-        if (status == 200)
+            curl_easy_getinfo(easy, CURLINFO_HTTP_VERSION, &version);
+        }
+        if (status == 200 && version == p->version_seen)
             p->result.requests++;
         else
             p->result.errors++;
@@ -160,6 +177,20 @@ static void work(struct peer *p)
     free(easy);
 }
 
+/* In clear text prior knowledge: an Upgrade would be one more way that the others do not go. */
+static void choose_version(struct peer *p)
+{
+    p->version = p->version_seen = CURL_HTTP_VERSION_1_1;
+    if (!p->job->is_h2)
+        return;
+    p->version_seen = CURL_HTTP_VERSION_2_0;
+    p->version = p->job->is_secure ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_2_PRIOR_KNOWLEDGE;
+    curl_multi_setopt(p->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX);
+    curl_multi_setopt(p->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, 1L);
+    curl_multi_setopt(p->multi, CURLMOPT_MAX_HOST_CONNECTIONS, 1L);
+    curl_multi_setopt(p->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)p->job->conc);
+}
+
 int main(int argc, char **argv)
 {
     static struct peer p = {.timeout_ms = -1};
@@ -180,9 +211,10 @@ int main(int argc, char **argv)
     curl_multi_setopt(p.multi, CURLMOPT_TIMERDATA, &p);
     /* Else it keeps four times the handles, which is more than there are at the start. */
     curl_multi_setopt(p.multi, CURLMOPT_MAXCONNECTS, (long)job.conc);
+    choose_version(&p);
     work(&p);
     curl_multi_cleanup(p.multi);
-    snprintf(more, sizeof more, ",\"version\":\"%.200s\"", curl_version());
+    snprintf(more, sizeof more, ",\"version\":\"%.200s\",\"conns\":%u", curl_version(), p.conns);
     const int status = load_report(&p.result, more);
     curl_global_cleanup();
     return status;
