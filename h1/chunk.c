@@ -4,7 +4,7 @@
  */
 #include "h1/chunk.h"
 
-#include "h1/scan.h"
+#include "base/scan.h"
 
 enum { SIZE, BLANK, EXT, SIZE_LF, DATA, DATA_CR, DATA_LF };
 
@@ -105,7 +105,7 @@ static void read_ext_byte(struct mr_h1_chunked *c, uint8_t byte, uint32_t ext_by
             c->fault = MR_H1_FAULT_CHUNK_SIZE;
     } else if (byte == '\r') {
         c->state = SIZE_LF;
-    } else if (!mr_h1_is(byte, MR_H1_VALUE)) {
+    } else if (!mr_byte_is(byte, MR_BYTE_VALUE)) {
         c->fault = byte == '\n' ? MR_H1_FAULT_BARE_LF : MR_H1_FAULT_CHUNK_EXT;
     } else if (c->unpaid >= ext_bytes_max) {
         c->fault = MR_H1_FAULT_CHUNK_EXT_TOO_BIG;

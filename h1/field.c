@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "h1/scan.h"
+#include "base/scan.h"
 
 static enum mr_h1_fault note(struct mr_h1_section *s, const moor_header *h);
 static enum mr_h1_fault grow(struct mr_h1_section *s);
@@ -32,7 +32,7 @@ static inline enum mr_h1_fault value_fault(const uint8_t *stop)
     return stop[0] == '\n' ? MR_H1_FAULT_BARE_LF : MR_H1_FAULT_VALUE;
 }
 
-#if MR_H1_SSE2
+#if MR_SCAN_SSE2
 enum { PLAIN_VALUE_BLOCKS = 3, WINDOW = 16 + 2 + PLAIN_VALUE_BLOCKS * 16 + 14 };
 
 /* A line as nearly all are: a name of at most 15 letters and dashes, a colon, a space or none, at
@@ -41,7 +41,7 @@ enum { PLAIN_VALUE_BLOCKS = 3, WINDOW = 16 + 2 + PLAIN_VALUE_BLOCKS * 16 + 14 };
  * spans shall point at. */
 static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shift, moor_header *h)
 {
-    const size_t name_len = mr_h1_name_run(line);
+    const size_t name_len = mr_scan_name_run(line);
     const uint8_t *value = line + name_len + 1;
     const uint8_t *block;
     size_t run;
@@ -51,7 +51,7 @@ static inline const uint8_t *take_plain_line(const uint8_t *line, uintptr_t shif
     value += *value == ' ';
     if (*value <= ' ')
         return NULL;
-    for (block = value; (run = mr_h1_value_run(block)) == 16; block += 16)
+    for (block = value; (run = mr_scan_value_run(block)) == 16; block += 16)
         if (block == value + (PLAIN_VALUE_BLOCKS - 1) * 16)
             return NULL;
     const uint8_t *const stop = block + run;
@@ -71,7 +71,7 @@ static __attribute__((noinline)) enum line_kind take_any_line(struct mr_h1_secti
                                                               const uint8_t *end,
                                                               const uint8_t **next)
 {
-    const uint8_t *const colon = mr_h1_scan_name(line, end);
+    const uint8_t *const colon = mr_scan_name(line, end);
     enum mr_h1_fault fault;
 
     if (colon == end)
@@ -86,7 +86,7 @@ static __attribute__((noinline)) enum line_kind take_any_line(struct mr_h1_secti
     const uint8_t *value = colon + 1;
     while (value < end && (*value == ' ' || *value == '\t'))
         value++;
-    const uint8_t *const stop = mr_h1_scan_value(value, end);
+    const uint8_t *const stop = mr_scan_value(value, end);
     if (end - stop < 2 && (stop == end || *stop == '\r'))
         return LINE_PART;
     fault = value_fault(stop);
@@ -111,7 +111,7 @@ bad:
     return LINE_BAD;
 }
 
-#if MR_H1_SSE2
+#if MR_SCAN_SSE2
 
 /* The last bytes of the input, and zeros: lets take_plain_line run to the very end. Returns where
  * line, less than WINDOW before end, is in the copy. */

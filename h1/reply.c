@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-#include "h1/scan.h"
+#include "base/scan.h"
 
 #define APART __attribute__((noinline))
 
@@ -145,7 +145,7 @@ static enum mr_h1_parsed parse_status(struct mr_h1_reply *r, const uint8_t *data
         goto bad;
     const uint8_t *const end = data + len;
     const uint8_t *const reason = data + (line[12] == ' ' ? 13 : 12);
-    const uint8_t *const stop = mr_h1_scan_value(reason, end);
+    const uint8_t *const stop = mr_scan_value(reason, end);
     if (end - stop < 2 && (stop == end || *stop == '\r'))
         return MR_H1_PARSED_PART;
     fault = *stop == '\n' ? MR_H1_FAULT_BARE_LF : MR_H1_FAULT_REASON;

@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#include "h1/scan.h"
+#include "base/scan.h"
 
 /* What the user wrote himself and we must not write again. */
 enum {
@@ -87,22 +87,22 @@ moor_err mr_h1_request_plan(const struct mr_h1_request *q, struct mr_h1_plan *pl
 static bool consists_of(moor_span s, unsigned class_bits)
 {
     const uint8_t *const p = s.base;
-    return s.len > 0 && mr_h1_scan_class(p, p + s.len, class_bits) == p + s.len;
+    return s.len > 0 && mr_scan_class(p, p + s.len, class_bits) == p + s.len;
 }
 
 static bool is_value(moor_span s)
 {
     const uint8_t *const p = s.base;
-    return s.len == 0 || mr_h1_scan_value(p, p + s.len) == p + s.len;
+    return s.len == 0 || mr_scan_value(p, p + s.len) == p + s.len;
 }
 
 static enum mr_h1_refusal check_line(const struct mr_h1_request *q)
 {
-    if (!consists_of(q->method, MR_H1_TOKEN))
+    if (!consists_of(q->method, MR_BYTE_TOKEN))
         return MR_H1_REFUSE_METHOD;
-    if (!consists_of(q->target, MR_H1_TARGET))
+    if (!consists_of(q->target, MR_BYTE_TARGET))
         return MR_H1_REFUSE_TARGET;
-    if (!consists_of(q->host, MR_H1_AUTHORITY))
+    if (!consists_of(q->host, MR_BYTE_AUTHORITY))
         return MR_H1_REFUSE_HOST;
     if (q->user_agent.base && !is_value(q->user_agent))
         return MR_H1_REFUSE_USER_AGENT;
@@ -127,7 +127,7 @@ static enum mr_h1_refusal check_length(const struct mr_h1_request *q, moor_span 
 static enum mr_h1_refusal check_header(const struct mr_h1_request *q, struct mr_h1_plan *plan,
                                        const moor_header *h, unsigned *has)
 {
-    if (!consists_of(h->name, MR_H1_TOKEN))
+    if (!consists_of(h->name, MR_BYTE_TOKEN))
         return MR_H1_REFUSE_NAME;
     if (!is_value(h->value))
         return MR_H1_REFUSE_VALUE;
@@ -141,7 +141,7 @@ static enum mr_h1_refusal check_header(const struct mr_h1_request *q, struct mr_
     } else if (mr_h1_is_name(h->name, "host")) {
         if (*has & HAS_HOST)
             return MR_H1_REFUSE_HOST_TWICE;
-        if (!consists_of(h->value, MR_H1_AUTHORITY))
+        if (!consists_of(h->value, MR_BYTE_AUTHORITY))
             return MR_H1_REFUSE_HOST;
         *has |= HAS_HOST;
     } else if (mr_h1_is_name(h->name, "content-length")) {

@@ -5,12 +5,15 @@
  */
 #include "h2/callbacks.h"
 
-#include "base/span.h"
+#include "base/scan.h"
 
 #include <string.h>
 
 /* RFC 9113 6.5.2: what a field counts beyond its bytes. */
-enum { FIELD_OVERHEAD = 32, HEADERS_FIRST = 16 };
+enum { FIELD_OVERHEAD = 32 };
+
+/* Most heads fit in them. */
+enum { HEADERS_FIRST = 16, TEXT_FIRST = 1024 };
 
 /* Frames of one stream come together: the last one is remembered. */
 static struct mr_h2_stream *stream_of(struct mr_h2_session *h, int32_t id)
@@ -67,15 +70,13 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *frame, voi
     if (s) {
         s->header_count = 0;
         s->header_bytes = 0;
-        s->status = 0;
+        mr_h2_message_begin(&s->message);
     }
     return 0;
 }
 
-static bool has_room(struct mr_h2_session *h, struct mr_h2_stream *s)
+static bool grow_list(struct mr_h2_session *h, struct mr_h2_stream *s)
 {
-    if (s->header_count < s->header_cap)
-        return true;
     const uint32_t cap = s->header_cap ? s->header_cap * 2 : HEADERS_FIRST;
     moor_header *list = h->events->alloc(s, cap * sizeof *list);
     if (!list)
@@ -87,19 +88,53 @@ static bool has_room(struct mr_h2_session *h, struct mr_h2_stream *s)
     return true;
 }
 
-static bool add_header(struct mr_h2_session *h, struct mr_h2_stream *s, moor_span name,
-                       moor_span value)
+/* The bytes of many fields come in one piece of the stream's memory. */
+static char *take_text(struct mr_h2_session *h, struct mr_h2_stream *s, size_t size)
 {
-    char *bytes = has_room(h, s) ? h->events->alloc(s, name.len + value.len + 2) : NULL;
+    if (size > s->text_left) {
+        const size_t piece = size > TEXT_FIRST ? size : TEXT_FIRST;
+        s->text = h->events->alloc(s, piece + MR_SCAN_PAD);
+        s->text_left = s->text ? piece : 0;
+    }
+    char *at = s->text;
+    if (at) {
+        s->text += size;
+        s->text_left -= size;
+    }
+    return at;
+}
+
+static bool is_white(uint8_t c)
+{
+    return c == ' ' || c == '\t';
+}
+
+static moor_header *add_header(struct mr_h2_session *h, struct mr_h2_stream *s, const uint8_t *name,
+                               size_t name_len, const uint8_t *value, size_t value_len)
+{
+    while (value_len && is_white(value[0]))
+        value++, value_len--;
+    while (value_len && is_white(value[value_len - 1]))
+        value_len--;
+    if (s->header_count == s->header_cap && !grow_list(h, s))
+        return NULL;
+    char *bytes = take_text(h, s, name_len + value_len + 2);
     if (!bytes)
-        return false;
-    memcpy(bytes, name.base, name.len);
-    bytes[name.len] = '\0';
-    memcpy(bytes + name.len + 1, value.base, value.len);
-    bytes[name.len + 1 + value.len] = '\0';
-    s->headers[s->header_count++] =
-        (moor_header){{bytes, name.len}, {bytes + name.len + 1, value.len}};
-    return true;
+        return NULL;
+    memcpy(bytes, name, name_len);
+    bytes[name_len] = '\0';
+    memcpy(bytes + name_len + 1, value, value_len);
+    bytes[name_len + 1 + value_len] = '\0';
+    moor_header *added = &s->headers[s->header_count++];
+    *added = (moor_header){{bytes, name_len}, {bytes + name_len + 1, value_len}};
+    return added;
+}
+
+/* Not well-formed: RFC 9113 8.1.1. */
+static void refuse_message(struct mr_h2_session *h, struct mr_h2_stream *s, const char *what)
+{
+    if (what)
+        give_up(h, s, MOOR_EPROTO, NGHTTP2_PROTOCOL_ERROR, what);
 }
 
 static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint8_t *name,
@@ -112,39 +147,43 @@ static int on_header(nghttp2_session *ng, const nghttp2_frame *frame, const uint
     struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
     if (!s || s->is_ignored)
         return 0;
-    if (name_len && name[0] == ':') { /* nghttp2 lets only ":status" come, three digits, once */
-        if (value_len == 3)
-            s->status = (value[0] - '0') * 100 + (value[1] - '0') * 10 + (value[2] - '0');
+    if (name_len && name[0] == ':') {
+        refuse_message(h, s,
+                       mr_h2_message_pseudo(&s->message, (moor_span){name, name_len},
+                                            (moor_span){value, value_len}));
         return 0;
     }
     s->header_bytes += name_len + value_len + FIELD_OVERHEAD;
-    if (s->header_bytes > h->limits.header_bytes_max)
+    if (s->header_bytes > h->limits.header_bytes_max) {
         give_up(h, s, MOOR_ETOOBIG, NGHTTP2_CANCEL,
                 "the response's head is larger than header_bytes_max");
-    else if (s->header_count >= h->limits.header_count_max)
+        return 0;
+    }
+    if (s->header_count >= h->limits.header_count_max) {
         give_up(h, s, MOOR_ETOOBIG, NGHTTP2_CANCEL,
                 "the response has more headers than header_count_max");
-    else if (!add_header(h, s, (moor_span){name, name_len}, (moor_span){value, value_len}))
+        return 0;
+    }
+    const moor_header *added = add_header(h, s, name, name_len, value, value_len);
+    if (added)
+        refuse_message(h, s, mr_h2_message_field(&s->message, added->name, added->value));
+    else
         give_up(h, s, MOOR_ENOMEM, NGHTTP2_INTERNAL_ERROR, "out of memory for the response's head");
-    return s->is_ignored ? NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE : 0;
+    return 0;
 }
 
-static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s)
+static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s, bool is_end)
 {
-    const struct mr_h2_head head = {s->status, s->headers, s->header_count};
-    if (s->has_head) {
-        if (s->header_count)
-            h->events->trailers(s, s->headers, s->header_count);
-        return;
-    }
-    if (s->status < 100) /* three digits are all that nghttp2 asks for */
-        give_up(h, s, MOOR_EPROTO, NGHTTP2_PROTOCOL_ERROR, "the response's status is below 100");
-    else if (s->status >= 200)
-        s->has_head = true;
-    else if (++s->interim_count > h->limits.interim_count_max)
+    const bool are_trailers = s->message.is_final;
+    refuse_message(h, s, mr_h2_message_section(&s->message, is_end));
+    if (!s->message.is_final && !s->is_ignored && ++s->interim_count > h->limits.interim_count_max)
         give_up(h, s, MOOR_EPROTO, NGHTTP2_ENHANCE_YOUR_CALM, "too many interim responses");
-    if (!s->is_ignored)
-        h->events->head(s, &head);
+    if (s->is_ignored)
+        return;
+    if (!are_trailers)
+        h->events->head(s, &(struct mr_h2_head){s->message.status, s->headers, s->header_count});
+    else if (s->header_count)
+        h->events->trailers(s, s->headers, s->header_count);
 }
 
 /* ---- frames ---- */
@@ -219,7 +258,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
         return 0;
     case NGHTTP2_HEADERS:
         if (s && !s->is_ignored)
-            section_came(h, s);
+            section_came(h, s, frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
         break;
     case NGHTTP2_DATA:
         break;
@@ -230,6 +269,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
     if (!s || !(frame->hd.flags & NGHTTP2_FLAG_END_STREAM))
         return 0;
     s->is_ended = true;
+    refuse_message(h, s, mr_h2_message_end(&s->message));
     if (!s->is_body_over) /* RFC 9113 8.1: answered before the request was whole */
         (void)nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
     return 0;
@@ -249,6 +289,8 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
         (void)nghttp2_session_consume_connection(ng, len);
     if (mr_h2_bdp_received(&h->bdp, len, h->now_ns))
         mr_h2_measure(h);
+    if (s && !s->is_ignored)
+        refuse_message(h, s, mr_h2_message_data(&s->message, len));
     if (s && !s->is_ignored)
         h->events->data(s, (moor_span){bytes, len});
     else
@@ -324,13 +366,13 @@ static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void 
     struct mr_h2_stream *s = stream_of(h, id);
     if (!s)
         return 0;
-    const bool is_whole = s->is_ended && s->has_head && !s->is_ignored;
+    const bool is_whole = s->is_ended && s->message.is_final && !s->is_ignored;
     const struct mr_h2_end end = {
         .code = is_whole ? NGHTTP2_NO_ERROR : code,
         .err = s->err,
         .is_complete = is_whole,
         .is_unprocessed = !is_whole && !s->is_ignored &&
-                          (!s->is_sent || (code == NGHTTP2_REFUSED_STREAM && !s->has_head)),
+                          (!s->is_sent || (code == NGHTTP2_REFUSED_STREAM && !s->message.is_final)),
         .what = is_whole ? "" : why(s, code),
     };
     mr_h2_stream_forget(s);

@@ -5,6 +5,7 @@
 #include "h2/session.h"
 
 #include "base/assert.h"
+#include "base/span.h"
 #include "h2/callbacks.h"
 
 #include <nghttp2/nghttp2.h>
@@ -31,6 +32,7 @@ static int make(struct mr_h2_session *h)
         nghttp2_option_set_no_auto_window_update(option, 1);
         nghttp2_option_set_peer_max_concurrent_streams(option, STREAMS_ASSUMED);
         nghttp2_option_set_no_closed_streams(option, 1);
+        nghttp2_option_set_no_http_messaging(option, 1); /* mr_h2_message */
         nghttp2_option_set_max_outbound_ack(option, ACKS_MAX);
         nghttp2_option_set_max_settings(option, SETTINGS_MAX);
         err = nghttp2_session_client_new3(&h->ng, callbacks, h, option, &mem);
@@ -226,6 +228,7 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
     s->session = h;
     s->id = id;
     s->is_body_over = !has_body;
+    s->message.is_for_head = mr_span_is_equal(fields[0].value, mr_span_cstr("HEAD"));
     mr_h2_turn_init(&s->turn, id, urgency, is_incremental);
     return MOOR_OK;
 }

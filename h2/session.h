@@ -12,6 +12,7 @@
 #include "h2/bdp.h"
 #include "h2/guard.h"
 #include "h2/memory.h"
+#include "h2/message.h"
 #include "h2/schedule.h"
 
 struct nghttp2_session;
@@ -74,15 +75,16 @@ struct mr_h2_stream {
     moor_span piece;        /* of the body, not yet taken */
     bool is_last_piece;
     bool is_sent;      /* its HEADERS were written: the peer may act on it */
-    bool has_head;     /* the final one */
     bool is_ended;     /* END_STREAM was received */
     bool is_ignored;   /* refused by us: what follows is nobody's */
     bool is_body_over; /* END_STREAM was sent, or there is no body */
     uint32_t interim_count;
-    int status;
+    struct mr_h2_message message;
     moor_header *headers; /* of the section being received */
     uint32_t header_count, header_cap;
     size_t header_bytes;
+    char *text; /* room for the bytes of more */
+    size_t text_left;
     moor_err err; /* why we gave it up, MOOR_OK if we did not */
     const char *what;
 };

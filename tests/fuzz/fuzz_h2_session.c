@@ -44,7 +44,7 @@ static void on_head(struct mr_h2_stream *s, const struct mr_h2_head *h)
 static void on_data(struct mr_h2_stream *s, moor_span bytes)
 {
     struct request *r = heard(s);
-    if (!s->has_head)
+    if (!s->message.is_final)
         abort();
     if (bytes.len % 3) /* some callers keep theirs */
         mr_h2_consumed(r->session, s, bytes.len);

@@ -1,10 +1,10 @@
 /*
  * The byte classes of RFC 9110 and RFC 3986, one row for 16 bytes. Constant; any thread.
- * tests/unit/h1_scan_test.c derives every entry again from the grammar.
+ * tests/unit/scan_test.c derives every entry again from the grammar.
  */
-#include "h1/scan.h"
+#include "base/scan.h"
 
-const uint8_t mr_h1_class[256] = {
+const uint8_t mr_byte_class[256] = {
     0,  0,  0,  0,  0,  0,  0,  0,  0,  2,  0,  0,  0,  0,  0,  0,  /* 00 */
     0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  /* 10 */
     2,  15, 6,  3,  15, 15, 15, 15, 14, 14, 15, 15, 14, 15, 15, 6,  /* 20 */

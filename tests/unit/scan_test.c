@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "h1/scan.h"
+#include "base/scan.h"
 
 static bool in(const char *set, int c)
 {
@@ -24,10 +24,10 @@ static void test_classes_follow_the_grammar(void **state)
     (void)state;
     for (int c = 0; c < 256; c++) {
         const uint8_t b = (uint8_t)c;
-        assert_int_equal(mr_h1_is(b, MR_H1_TOKEN), is_alnum(c) || in("!#$%&'*+-.^_`|~", c));
-        assert_int_equal(mr_h1_is(b, MR_H1_VALUE), c == '\t' || (c >= ' ' && c != 0x7f));
-        assert_int_equal(mr_h1_is(b, MR_H1_TARGET), c > ' ' && c < 0x7f && c != '#');
-        assert_int_equal(mr_h1_is(b, MR_H1_AUTHORITY), is_alnum(c) || in("-._~!$&'()*+,;=:[]%", c));
+        assert_int_equal(mr_byte_is(b, MR_BYTE_TOKEN), is_alnum(c) || in("!#$%&'*+-.^_`|~", c));
+        assert_int_equal(mr_byte_is(b, MR_BYTE_VALUE), c == '\t' || (c >= ' ' && c != 0x7f));
+        assert_int_equal(mr_byte_is(b, MR_BYTE_TARGET), c > ' ' && c < 0x7f && c != '#');
+        assert_int_equal(mr_byte_is(b, MR_BYTE_AUTHORITY), is_alnum(c) || in("-._~!$&'()*+,;=:[]%", c));
     }
 }
 
@@ -43,14 +43,14 @@ static void test_scans_stop_where_bytes_do(void **state)
                 memset(block, place % 2 ? '-' : 'z', len);
                 block[place] = (uint8_t)c;
                 for (size_t from = 0; from < len; from += 5) {
-                    assert_ptr_equal(mr_h1_scan_name(block + from, end),
-                                     mr_h1_scan_class(block + from, end, MR_H1_TOKEN));
-                    assert_ptr_equal(mr_h1_scan_value(block + from, end),
-                                     mr_h1_scan_class(block + from, end, MR_H1_VALUE));
+                    assert_ptr_equal(mr_scan_name(block + from, end),
+                                     mr_scan_class(block + from, end, MR_BYTE_TOKEN));
+                    assert_ptr_equal(mr_scan_value(block + from, end),
+                                     mr_scan_class(block + from, end, MR_BYTE_VALUE));
                 }
             }
         }
-        assert_ptr_equal(mr_h1_scan_value(end, end), end);
+        assert_ptr_equal(mr_scan_value(end, end), end);
         free(block);
     }
 }
