@@ -55,6 +55,13 @@ static void block_sent(struct mr_out *o, int err)
         mr_heap_free(heap_of(h), b, sizeof *b);
 }
 
+static void let_go_of_spare(struct mr_h2_conn *h)
+{
+    if (h->spare)
+        mr_heap_free(heap_of(h), h->spare, sizeof *h->spare);
+    h->spare = NULL;
+}
+
 static struct mr_h2_block *take_block(struct mr_h2_conn *h)
 {
     struct mr_h2_block *b = h->spare;
@@ -202,9 +209,12 @@ void mr_h2_conn_pong(struct mr_h2_session *s)
     mr_berth_release(h->conn, true);
 }
 
+/* Idle for a while: what it kept warm for the next request goes back, too. */
 static void h2_check(struct mr_conn *c)
 {
     struct mr_h2_conn *h = mr_h2_conn_of(c);
+    let_go_of_spare(h);
+    mr_h2_memory_trim(&h->session.memory);
     h->is_checking = true;
     ask(h);
     watch(h);
@@ -350,8 +360,7 @@ static void h2_dropped(struct mr_conn *c)
     mr_loop_undefer(&h->write);
     mr_loop_untimer(loop_of(h), &h->alive);
     mr_h2_session_fini(&h->session);
-    if (h->spare)
-        mr_heap_free(heap_of(h), h->spare, sizeof *h->spare);
+    let_go_of_spare(h);
     mr_heap_free(heap_of(h), h, sizeof *h);
 }
 

@@ -12,6 +12,9 @@
 
 enum { PROTOCOL = 1, FLOW_CONTROL = 3, FRAME_SIZE = 6, CANCEL = 8, CALM = 11 }; /* RFC 9113 7 */
 
+/* Beyond the caller's: four pseudo-fields, content-length, expect, priority; and the texts made for them. */
+enum { FIELDS_MORE = 7, LENGTH_TEXT = 24, PRIORITY_TEXT = 16 };
+
 static struct mr_exchange *exchange_of(struct mr_h2_stream *s)
 {
     struct mr_h2_part *part = MR_CONTAINER_OF(s, struct mr_h2_part, stream);
@@ -71,11 +74,11 @@ static moor_span authority_of(const struct mr_h1_request *q)
 }
 
 /* RFC 9218 5: nothing is said of what is the default. */
-static const char *priority_text(const struct mr_exchange *x, char text[16])
+static const char *priority_text(const struct mr_exchange *x, char text[PRIORITY_TEXT])
 {
     if (x->urgency == MR_H2_URGENCY_DEFAULT)
         return x->is_incremental ? "i" : "";
-    snprintf(text, 16, "u=%u%s", x->urgency, x->is_incremental ? ", i" : "");
+    snprintf(text, PRIORITY_TEXT, "u=%u%s", x->urgency, x->is_incremental ? ", i" : "");
     return text;
 }
 
@@ -87,10 +90,11 @@ static bool has_body(const struct mr_exchange *x)
 static moor_err submit(struct mr_exchange *x)
 {
     const struct mr_h1_request *q = x->request;
-    char length[24], priority[16];
     size_t n = 0;
-    moor_header *f = mr_arena_alloc(&x->arena, (q->header_count + 7) * sizeof *f);
+    const size_t room = (q->header_count + FIELDS_MORE) * sizeof(moor_header);
+    moor_header *f = mr_arena_alloc(&x->arena, room + LENGTH_TEXT + PRIORITY_TEXT);
     MR_FAIL_IF(!f, MOOR_ENOMEM);
+    char *length = (char *)f + room, *priority = length + LENGTH_TEXT;
     f[n++] = (moor_header){mr_span_cstr(":method"), q->method};
     f[n++] = (moor_header){mr_span_cstr(":scheme"),
                            mr_span_cstr(x->berth->upstream->is_secure ? "https" : "http")};
@@ -103,7 +107,7 @@ static moor_err submit(struct mr_exchange *x)
         MR_FAIL_IF(!f[n++].name.base, MOOR_ENOMEM);
     }
     if (q->framing == MR_H1_SEND_LENGTH && !is_named(q, "content-length")) {
-        snprintf(length, sizeof length, "%llu", (unsigned long long)q->content_length);
+        snprintf(length, LENGTH_TEXT, "%llu", (unsigned long long)q->content_length);
         f[n++] = (moor_header){mr_span_cstr("content-length"), mr_span_cstr(length)};
     }
     if (q->expect_continue && !is_named(q, "expect"))
@@ -122,8 +126,7 @@ static void chunk_returned(struct mr_window *w, size_t len)
         return;
     struct mr_h2_conn *h = conn_of(x);
     mr_h2_consumed(&h->session, &x->h2.stream, len);
-    if (mr_h2_wants_output(&h->session))
-        mr_h2_conn_write_later(h);
+    mr_h2_conn_write_later(h);
 }
 
 static moor_err h2_begin(struct mr_exchange *x)

@@ -17,15 +17,20 @@ void mr_h2_memory_init(struct mr_h2_memory *m, struct mr_heap *heap)
     m->heap = heap;
 }
 
-void mr_h2_memory_fini(struct mr_h2_memory *m)
+void mr_h2_memory_trim(struct mr_h2_memory *m)
 {
     for (int i = 0; i < MR_H2_BLOCK_SIZES; i++) {
-        for (struct head *b; (b = m->kept[i].first);) {
-            m->kept[i].first = b->next;
+        for (struct head *b; (b = m->kept[i]);) {
+            m->kept[i] = b->next;
             mr_heap_free(m->heap, b, b->size);
         }
-        m->kept[i].count = 0;
     }
+    m->kept_bytes = 0;
+}
+
+void mr_h2_memory_fini(struct mr_h2_memory *m)
+{
+    mr_h2_memory_trim(m);
 }
 
 static size_t index_of(size_t size)
@@ -42,10 +47,10 @@ void *mr_h2_malloc(size_t size, void *ctx)
         (size + sizeof(struct head) + MR_H2_BLOCK_STEP - 1) / MR_H2_BLOCK_STEP * MR_H2_BLOCK_STEP;
     const size_t i = index_of(whole);
     struct head *b = NULL;
-    if (i < MR_H2_BLOCK_SIZES && m->kept[i].first) {
-        b = m->kept[i].first;
-        m->kept[i].first = b->next;
-        m->kept[i].count--;
+    if (i < MR_H2_BLOCK_SIZES && m->kept[i]) {
+        b = m->kept[i];
+        m->kept[i] = b->next;
+        m->kept_bytes -= whole;
         return b + 1;
     }
     b = mr_heap_alloc(m->heap, whole);
@@ -63,10 +68,10 @@ void mr_h2_free(void *p, void *ctx)
     struct head *b = (struct head *)p - 1;
     const size_t i = index_of(b->size);
 #if !defined(__SANITIZE_ADDRESS__) /* which is to see each block's end */
-    if (i < MR_H2_BLOCK_SIZES && m->kept[i].count < MR_H2_KEPT_MAX) {
-        b->next = m->kept[i].first;
-        m->kept[i].first = b;
-        m->kept[i].count++;
+    if (i < MR_H2_BLOCK_SIZES && m->kept_bytes + b->size <= MR_H2_KEPT_BYTES_MAX) {
+        b->next = m->kept[i];
+        m->kept[i] = b;
+        m->kept_bytes += b->size;
         return;
     }
 #else

@@ -219,6 +219,7 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
             .namelen = fields[i].name.len,
             .value = (uint8_t *)(uintptr_t)fields[i].value.base,
             .valuelen = fields[i].value.len,
+            .flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE,
         };
     const nghttp2_data_provider body = {.source.ptr = s, .read_callback = read_piece};
     const int32_t id = nghttp2_submit_request(h->ng, NULL, nv, count, has_body ? &body : NULL, s);

@@ -130,7 +130,7 @@ bool mr_h2_is_over(const struct mr_h2_session *h);
 bool mr_h2_is_exhausted(const struct mr_h2_session *h);
 
 /* A new request on a zeroed stream. Fields in the order of RFC 9113 8.3: pseudo-fields first, names in lower
- * case; copied. ENOMEM; ECLOSED: no more on this connection. */
+ * case; what they point to stays until is_sent, closed() or mr_h2_stream_leave. ENOMEM; ECLOSED: no more on this connection. */
 MOOR_NODISCARD moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s,
                                      const moor_header *fields, size_t count, bool has_body,
                                      uint32_t urgency, bool is_incremental);

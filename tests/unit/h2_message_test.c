@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -148,7 +149,7 @@ static void test_fields_of_connections(void **state)
         struct mr_h2_message m = begun("200");
         assert_non_null(field(&m, names[i], "x"));
         char other[32];
-        strcpy(other, names[i]);
+        snprintf(other, sizeof other, "%s", names[i]);
         other[0] = 'x';
         assert_null(field(&m, other, "x"));
     }
