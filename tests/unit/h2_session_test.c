@@ -371,6 +371,36 @@ static void test_who_leaves_hears_nothing_more(void **state)
     close_all(&h, &v);
 }
 
+/* Its fields are nobody's copy: once it was left, or the session ended, nothing reads them. */
+static void test_fields_may_go_with_who_leaves(void **state)
+{
+    (void)state;
+    static struct request r[2];
+    struct mr_h2_session h;
+    static struct server v;
+    memset(r, 0, sizeof r);
+    server_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+    for (int i = 0; i < 2; i++) {
+        moor_header *fields = malloc(4 * sizeof *fields);
+        char *text = strdup(":methodGET:schemehttp:authorityx:path/a/path/of/its/own");
+        fields[0] = (moor_header){{text, 7}, {text + 7, 3}};
+        fields[1] = (moor_header){{text + 10, 7}, {text + 17, 4}};
+        fields[2] = (moor_header){{text + 21, 10}, {text + 31, 1}};
+        fields[3] = (moor_header){{text + 32, 5}, {text + 37, 18}};
+        assert_int_equal(
+            mr_h2_submit(&h, &r[i].stream, fields, 4, false, MR_H2_URGENCY_DEFAULT, false),
+            MOOR_OK);
+        if (i == 0)
+            mr_h2_stream_leave(&r[i].stream, NGHTTP2_CANCEL);
+        free(fields);
+        free(text);
+        if (i == 0) /* of the other the session's end is all that follows */
+            assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    }
+    close_all(&h, &v);
+}
+
 static void test_each_allocation_fails_in_turn(void **state)
 {
     (void)state;
@@ -424,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_one_byte_at_a_time),
         cmocka_unit_test(test_refused_and_left_behind_is_unprocessed),
         cmocka_unit_test(test_who_leaves_hears_nothing_more),
+        cmocka_unit_test(test_fields_may_go_with_who_leaves),
         cmocka_unit_test(test_each_allocation_fails_in_turn),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
