@@ -23,7 +23,8 @@ struct moor_slot_ {
     void (*asked)(struct moor_slot_ *slot, unsigned what);
     struct mr_message message;
     _Atomic(bool) is_posted;
-    _Atomic(uint64_t) asked_generation[2];
+    _Atomic(uint64_t) asked_generation[3];
+    _Atomic(uint64_t) asked_value; /* generation and 4 bits: what was asked for last */
 };
 
 /* Written once: other threads read it through stale handles while the slot is taken again. */

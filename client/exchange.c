@@ -395,10 +395,28 @@ static void cancel(struct mr_exchange *x, const char *what)
 static void asked(struct moor_slot_ *slot, unsigned what)
 {
     struct mr_exchange *x = MR_CONTAINER_OF(slot, struct mr_exchange_slot, slot)->exchange;
-    if (what == MR_ASK_CANCEL)
+    switch (what) {
+    case MR_ASK_CANCEL:
         cancel(x, "canceled by the caller");
-    else
+        break;
+    case MR_ASK_RESUME:
         mr_body_resumed(x);
+        break;
+    default:
+        x->urgency = (uint8_t)(mr_op_value(slot) >> 1);
+        x->is_incremental = mr_op_value(slot) & 1;
+        if (x->conn)
+            x->speaker->prioritize(x);
+        break;
+    }
+}
+
+void moor_http_prioritize(moor_op op, uint32_t urgency, bool incremental)
+{
+    const unsigned least = MR_H2_URGENCIES - 1;
+    if (op.slot_)
+        mr_op_ask_set(op.slot_, op.generation_,
+                      (urgency < least ? urgency : least) << 1 | (unsigned)incremental);
 }
 
 static void aborted(struct mr_pool_op *op)

@@ -47,6 +47,8 @@ struct mr_speaker {
     /* The rest of a canceled response is better read than a conn lost. */
     bool (*may_drain)(const struct mr_exchange *x);
     void (*window_reopened)(struct mr_exchange *x);
+    /* x->urgency or x->is_incremental is another. */
+    void (*prioritize)(struct mr_exchange *x);
 };
 
 /* What stays when an exchange ends: a handle may still look at it. */

@@ -221,6 +221,12 @@ static void h1_ended(struct mr_conn *c, const moor_fault *fault)
     mr_exchange_broken(x, &reset, false);
 }
 
+/* It has the conn for itself. */
+static void h1_prioritize(struct mr_exchange *x)
+{
+    (void)x;
+}
+
 const struct mr_speaker mr_h1_speaker = {
     .begin = h1_begin,
     .leave = h1_leave,
@@ -230,6 +236,7 @@ const struct mr_speaker mr_h1_speaker = {
     .is_untouched = h1_is_untouched,
     .may_drain = h1_may_drain,
     .window_reopened = h1_window_reopened,
+    .prioritize = h1_prioritize,
 };
 
 const struct mr_protocol mr_h1_protocol = {

@@ -208,6 +208,12 @@ static void h2_window_reopened(struct mr_exchange *x)
     (void)x;
 }
 
+static void h2_prioritize(struct mr_exchange *x)
+{
+    mr_h2_prioritize(&conn_of(x)->session, &x->h2.stream, x->urgency, x->is_incremental);
+    mr_h2_conn_write_later(conn_of(x));
+}
+
 const struct mr_speaker mr_h2_speaker = {
     .begin = h2_begin,
     .leave = h2_leave,
@@ -217,6 +223,7 @@ const struct mr_speaker mr_h2_speaker = {
     .is_untouched = h2_is_untouched,
     .may_drain = h2_may_drain,
     .window_reopened = h2_window_reopened,
+    .prioritize = h2_prioritize,
 };
 
 /* ---- the response ---- */

@@ -39,11 +39,27 @@ void mr_op_ask(struct moor_slot_ *slot, uint64_t generation, unsigned what)
         atomic_store(&slot->is_posted, false); /* gone: its operations are over */
 }
 
+/* A stale caller must not replace what was said of a later operation. */
+void mr_op_ask_set(struct moor_slot_ *slot, uint64_t generation, unsigned value)
+{
+    const uint64_t wanted = generation << 4 | (value & 15);
+    uint64_t seen = atomic_load_explicit(&slot->asked_value, memory_order_relaxed);
+    while (seen >> 4 <= generation &&
+           !atomic_compare_exchange_weak(&slot->asked_value, &seen, wanted))
+        ;
+    mr_op_ask(slot, generation, MR_ASK_SET);
+}
+
+unsigned mr_op_value(const struct moor_slot_ *slot)
+{
+    return atomic_load(&((struct moor_slot_ *)(uintptr_t)slot)->asked_value) & 15;
+}
+
 static void run_asked(struct mr_message *m)
 {
     struct moor_slot_ *slot = MR_CONTAINER_OF(m, struct moor_slot_, message);
     atomic_store(&slot->is_posted, false);
-    for (unsigned what = 0; what <= MR_ASK_RESUME; what++) {
+    for (unsigned what = 0; what <= MR_ASK_SET; what++) {
         const uint64_t generation = atomic_exchange(&slot->asked_generation[what], 0);
         if (generation && mr_op_is_current(slot, generation))
             slot->asked(slot, what);

@@ -55,6 +55,16 @@ void mr_h2_schedule_remove(struct mr_h2_schedule *q, struct mr_h2_turn *t)
         q->ready &= ~(1U << t->urgency);
 }
 
+void mr_h2_schedule_change(struct mr_h2_schedule *q, struct mr_h2_turn *t, uint32_t urgency,
+                           bool is_incremental)
+{
+    const bool was_listed = t->is_listed;
+    mr_h2_schedule_remove(q, t);
+    mr_h2_turn_init(t, t->id, urgency, is_incremental);
+    if (was_listed)
+        mr_h2_schedule_add(q, t);
+}
+
 struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *q)
 {
     if (!q->ready)

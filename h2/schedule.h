@@ -35,6 +35,9 @@ void mr_h2_turn_init(struct mr_h2_turn *t, int32_t id, uint32_t urgency, bool is
 void mr_h2_schedule_add(struct mr_h2_schedule *q, struct mr_h2_turn *t);
 /* Nothing if it is not there. */
 void mr_h2_schedule_remove(struct mr_h2_schedule *q, struct mr_h2_turn *t);
+/* Where it is listed it goes behind those that have waited for that place. */
+void mr_h2_schedule_change(struct mr_h2_schedule *q, struct mr_h2_turn *t, uint32_t urgency,
+                           bool is_incremental);
 /* NULL: none. It stays. */
 struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *q);
 void mr_h2_schedule_served(struct mr_h2_schedule *q, struct mr_h2_turn *t, size_t bytes);

@@ -9,6 +9,7 @@
 #include "h2/callbacks.h"
 
 #include <nghttp2/nghttp2.h>
+#include <stdio.h>
 #include <string.h>
 
 #define PING_ALIVE "mooring?" /* 8 bytes */
@@ -42,6 +43,7 @@ static int make(struct mr_h2_session *h)
     return err;
 }
 
+/* Not NO_RFC7540_PRIORITIES (RFC 9218 2.1): after it nghttp2 1.52 frees a body twice when memory is short. */
 static int say_hello(struct mr_h2_session *h)
 {
     const nghttp2_settings_entry ours[] = {
@@ -240,6 +242,20 @@ void mr_h2_stream_feed(struct mr_h2_stream *s, moor_span piece, bool is_last)
     s->piece = piece;
     s->is_last_piece = is_last;
     mr_h2_schedule_add(&s->session->schedule, &s->turn);
+}
+
+void mr_h2_prioritize(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t urgency,
+                      bool is_incremental)
+{
+    char text[8];
+    if (!s->session)
+        return;
+    mr_h2_schedule_change(&h->schedule, &s->turn, urgency, is_incremental);
+    const int len =
+        snprintf(text, sizeof text, "u=%u%s", s->turn.urgency, is_incremental ? ", i" : "");
+    /* Of no memory nothing is said: it is a hint. */
+    (void)nghttp2_submit_priority_update(h->ng, NGHTTP2_FLAG_NONE, s->id, (const uint8_t *)text,
+                                         (size_t)len);
 }
 
 void mr_h2_stream_leave(struct mr_h2_stream *s, uint32_t code)

@@ -136,6 +136,9 @@ MOOR_NODISCARD moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_strea
                                      uint32_t urgency, bool is_incremental);
 /* The next piece of the body; borrowed until fed(), closed() or mr_h2_stream_leave. One at a time. */
 void mr_h2_stream_feed(struct mr_h2_stream *s, moor_span piece, bool is_last);
+/* Another place among those that send, and PRIORITY_UPDATE if the peer heeds it. Nothing once it is over. */
+void mr_h2_prioritize(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t urgency,
+                      bool is_incremental);
 /* Bytes of data() are done with: the peer may send as many more. Also after the stream is over. */
 void mr_h2_consumed(struct mr_h2_session *h, struct mr_h2_stream *s, size_t len);
 /* The caller gives the stream up: RST_STREAM if it is open, and no event of it comes any more. */

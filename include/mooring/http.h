@@ -97,6 +97,13 @@ MOOR_API MOOR_NODISCARD moor_err moor_http_send(moor_pool *p, const moor_http_re
 /* After MOOR_BODY_LATER: ask body_cb again. Stale: nothing. */
 MOOR_API void moor_body_resume(moor_op op) MOOR_ANY_THREAD;
 
+/*
+ * Changes the priority of a request that waits or runs (RFC 9218 7): of what we still have to send of its body,
+ * and of its response where the server speaks HTTP/2 and said that it heeds PRIORITY_UPDATE. urgency: 0 to 7, above
+ * is 7. On HTTP/1.1, or stale: nothing. Later, on the request's shard; of several calls the last one counts.
+ */
+MOOR_API void moor_http_prioritize(moor_op op, uint32_t urgency, bool incremental) MOOR_ANY_THREAD;
+
 /* A whole response; owns its memory. */
 typedef struct moor_http_response {
     moor_http_head head;

@@ -161,7 +161,7 @@ static void one_step(struct mr_h2_schedule *s, struct mr_h2_turn *turns, struct 
                      uint64_t *seed)
 {
     const unsigned i = random_of(seed) % TURNS;
-    const unsigned what = random_of(seed) % 8;
+    const unsigned what = random_of(seed) % 9;
     if (what < 2) {
         mr_h2_schedule_add(s, &turns[i]);
         if (!m->added[i])
@@ -176,6 +176,12 @@ static void one_step(struct mr_h2_schedule *s, struct mr_h2_turn *turns, struct 
         m->urgency[i] = random_of(seed) % (random_of(seed) % 2 ? 2 : MR_H2_URGENCIES);
         m->incremental[i] = random_of(seed) % 2;
         mr_h2_turn_init(&turns[i], (int32_t)(2 * i + 1), m->urgency[i], m->incremental[i]);
+    } else if (what == 8) {
+        m->urgency[i] = random_of(seed) % MR_H2_URGENCIES;
+        m->incremental[i] = random_of(seed) % 2;
+        mr_h2_schedule_change(s, &turns[i], m->urgency[i], m->incremental[i]);
+        if (m->added[i])
+            model_join(m, i);
     } else {
         struct mr_h2_turn *t = what == 4 ? &turns[i] : mr_h2_schedule_pick(s);
         if (!t)
