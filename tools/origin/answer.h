@@ -5,7 +5,6 @@
 #include "request.h"
 
 struct conn;
-struct loop;
 struct misdeed;
 
 enum answer_body {
@@ -46,7 +45,7 @@ void answer_clear(struct answer *a);
 void answer_fini(struct answer *a);
 
 /* Fills the answer from the request's head. */
-void route(const struct request *q, struct loop *l, struct answer *a);
+void route(const struct request *q, struct answer *a);
 
 /* A piece of the request's body; false if the answer turned into a refusal. */
 bool answer_take_body(struct answer *a, struct span data);
@@ -55,6 +54,11 @@ bool answer_take_body(struct answer *a, struct span data);
 void answer_finish(struct answer *a, const struct conn *c);
 
 void answer_refuse(struct answer *a, int status);
+
+/* Of a finished answer. */
+const char *answer_type(const struct answer *a);
+bool answer_is_bodyless(const struct answer *a); /* RFC 9110 6.4.1: has no length either */
+uint64_t answer_length(const struct answer *a);
 
 const char *status_reason(int status);
 

@@ -22,6 +22,7 @@ struct protocol {
 };
 
 enum { TIMER_OFF = -1 };
+enum { TURN_BYTES = 2 * 1024 * 1024 }; /* moved for one conn before the others have their turn */
 
 struct conn {
     LIST_ENTRY(conn) all;
@@ -48,6 +49,8 @@ struct conn *conn_open(struct loop *l, int fd, const struct protocol *protocol);
 void conn_close(struct conn *c); /* FIN, or RST if something was not read; no close_notify */
 void conn_reset(struct conn *c); /* closes with RST */
 void conn_end(struct conn *c);   /* says close_notify, if the socket takes it, and closes */
+/* All is sent: FIN, then takes what still comes until the peer's. The protocol is done. */
+void conn_linger(struct conn *c);
 
 /* Adds received bytes to the view. IO_AGAIN: nothing there, the edge will come. */
 enum io_result conn_read(struct conn *c);

@@ -5,25 +5,17 @@
  */
 #include "h1.h"
 
-#include <sys/socket.h>
-
 #include "conn.h"
 #include "options.h"
 #include "tls_conn.h"
 
-enum {
-    TURN_BYTES = 2 * 1024 * 1024, /* moved for one conn before the others have their turn */
-    LINGER_MS = 1000,
-};
-
 /* What a phase leaves to do. */
-enum turn { TURN_GO_ON, TURN_NEEDS_INPUT, TURN_OVER, TURN_CLOSED };
+enum turn { TURN_GO_ON, TURN_NEEDS_INPUT, TURN_OVER, TURN_CLOSED /* or no longer ours */ };
 
 static enum turn take_head(struct conn *c);
 static enum turn take_body(struct conn *c);
 static enum turn begin_answer(struct conn *c);
 static enum turn play(struct conn *c, uint64_t *budget);
-static enum turn linger(struct conn *c);
 static void arm_idle_timer(struct conn *c);
 
 static void open_h1(struct conn *c)
@@ -97,9 +89,6 @@ static void drive_h1(struct conn *c)
             break;
         case H1_PLAY:
             t = play(c, &budget);
-            break;
-        case H1_LINGER:
-            t = linger(c);
             break;
         }
         if (t == TURN_NEEDS_INPUT)
@@ -180,7 +169,7 @@ static enum turn take_head(struct conn *c)
     h->is_head_request = span_is(q.method, SPAN("HEAD"));
     h->must_close = !q.keep_alive || (max && h->requests >= max);
     q.is_early = h->is_early;
-    route(&q, c->loop, &h->answer);
+    route(&q, &h->answer);
     conn_consume(c, head.len);
     h->head_scanned = 0;
     body_begin(&h->body, &q);
@@ -245,28 +234,16 @@ static void write_head(struct h1 *h, bool has_framing, bool is_chunked, uint64_t
     struct buf *out = &h->script.text;
     const struct answer *a = &h->answer;
     if (a->status == 200) {
-        buf_add_span(out, SPAN("HTTP/1.1 200 OK\r\nServer: mooring-origin\r\nContent-Type: "));
+        buf_add_span(out, SPAN("HTTP/1.1 200 OK"));
     } else {
         buf_add_span(out, SPAN("HTTP/1.1 "));
         buf_add_u64(out, (uint64_t)a->status);
         buf_add_span(out, SPAN(" "));
         buf_add_text(out, status_reason(a->status));
-        buf_add_span(out, SPAN("\r\nServer: mooring-origin\r\nContent-Type: "));
     }
-    switch (a->body) {
-    case ANSWER_TEXT:
-    case ANSWER_TLS:
-        buf_add_span(out, SPAN("text/plain\r\n"));
-        break;
-    case ANSWER_PATTERN:
-    case ANSWER_ECHO:
-        buf_add_span(out, SPAN("application/octet-stream\r\n"));
-        break;
-    case ANSWER_VERDICT:
-    case ANSWER_STATS:
-        buf_add_span(out, SPAN("application/json\r\n"));
-        break;
-    }
+    buf_add_span(out, SPAN("\r\nServer: mooring-origin\r\nContent-Type: "));
+    buf_add_text(out, answer_type(a));
+    buf_add_span(out, SPAN("\r\n"));
     if (has_framing && is_chunked) {
         buf_add_span(out, SPAN("Transfer-Encoding: chunked\r\n"));
     } else if (has_framing) {
@@ -292,15 +269,9 @@ void h1_write_answer(struct conn *c)
 {
     struct h1 *h = &c->h1;
     struct answer *a = &h->answer;
-    const bool is_bodyless = a->status == 204 || a->status == 304;
+    const bool is_bodyless = answer_is_bodyless(a);
     const bool is_chunked = a->hides_length && h->minor_version == 1;
-    uint64_t length = a->length;
-    if (a->body == ANSWER_ECHO)
-        length = a->echo.len;
-    else if (a->body != ANSWER_PATTERN)
-        length = a->text.len;
-    if (a->status == 205)
-        length = 0;
+    const uint64_t length = answer_length(a);
     /* HTTP/1.0 has no chunks: a body of hidden length ends with the conn. */
     const bool has_framing = !is_bodyless && (is_chunked || !a->hides_length);
     if (!has_framing && !is_bodyless)
@@ -320,16 +291,6 @@ void h1_write_answer(struct conn *c)
     body->is_chunked = is_chunked;
     body->piece = a->piece;
     body->interval_ms = a->interval_ms;
-}
-
-static enum turn start_lingering(struct conn *c)
-{
-    /* close(2) with unread input sends RST, which may overtake our last bytes: FIN first. */
-    if (c->peer_ended || shutdown(c->fd, SHUT_WR) != 0)
-        return close_now(c);
-    c->h1.phase = H1_LINGER;
-    timer_set(c, c->loop->now_ms + LINGER_MS);
-    return TURN_GO_ON;
 }
 
 static enum turn play(struct conn *c, uint64_t *budget)
@@ -361,7 +322,8 @@ static enum turn play(struct conn *c, uint64_t *budget)
         conn_resume_later(c);
         return TURN_OVER;
     case PLAY_CLOSE:
-        return start_lingering(c);
+        conn_linger(c);
+        return TURN_CLOSED;
     case PLAY_RESET:
         conn_reset(c);
         return TURN_CLOSED;
@@ -370,12 +332,6 @@ static enum turn play(struct conn *c, uint64_t *budget)
         return close_now(c);
     }
     return c->peer_ended ? close_now(c) : TURN_OVER;
-}
-
-static enum turn linger(struct conn *c)
-{
-    conn_consume(c, c->view.len);
-    return TURN_NEEDS_INPUT;
 }
 
 /* Armed once and looked at when it fires, not moved with every request. */
@@ -391,9 +347,7 @@ static void arm_idle_timer(struct conn *c)
 static void on_h1_timer(struct conn *c)
 {
     struct h1 *h = &c->h1;
-    if (h->phase == H1_LINGER) {
-        conn_close(c);
-    } else if (h->is_waiting) {
+    if (h->is_waiting) {
         h->is_waiting = false;
         drive_h1(c);
     } else {

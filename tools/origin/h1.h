@@ -10,10 +10,9 @@ struct conn;
 struct protocol;
 
 enum h1_phase {
-    H1_HEAD,  /* waiting for a request, or in the middle of its head */
-    H1_BODY,  /* taking in the request's body */
-    H1_PLAY,  /* the answer is on its way */
-    H1_LINGER /* FIN sent; discarding until the peer's */
+    H1_HEAD, /* waiting for a request, or in the middle of its head */
+    H1_BODY, /* taking in the request's body */
+    H1_PLAY, /* the answer is on its way */
 };
 
 struct h1 {
