@@ -292,7 +292,7 @@ class Info(TlsTest):
         self.assertEqual("TLSv" + seen["version"], facts["version"])
         self.assertRegex(seen["cipher"], "AES|CHACHA")
         self.assertEqual(seen["group"].lower(), facts["group"])
-        self.assertEqual(seen["ALPN"], "http/1.1")
+        self.assertEqual((seen["ALPN"], facts["alpn"]), ("h2", "h2"))
         self.assertEqual((seen["resumed"], seen["stapled"]), ("no", "no"))
         self.assertRegex(seen["handshake"], r"\A\d+(\.\d+)? [um]?s\Z")
         self.assertIn("CN=mooring-origin", seen["subject"])
@@ -303,6 +303,11 @@ class Info(TlsTest):
         self.assertEqual(ends, ssl.cert_time_to_seconds(certificate["notAfter"]))
         self.assertIn(int(days), [int((ends - time.time() + d) // 86400) for d in (0, 60)])
 
+    def test_protocol(self):
+        (seen,), _, out = self.info("--http1.1", "/tls")
+        self.assertEqual(seen["ALPN"], "http/1.1")
+        self.assertIn(b"\nalpn: http/1.1\n", out)
+
     def test_older_version(self):
         old = self.serve("old", "--tls-max", "1.2", "--tls-key-type", "rsa")
         (seen,), _, _ = self.info("/bytes/1", server=old)
@@ -310,7 +315,8 @@ class Info(TlsTest):
         self.assertRegex(seen["cipher"], "ECDHE.RSA")
 
     def test_reuse_and_resumption(self):
-        reports, _, out = self.info("/bytes/1", "/bytes/2", "/bad/close-idle?after=0", "/bytes/3")
+        reports, _, out = self.info("--http1.1", "/bytes/1", "/bytes/2", "/bad/close-idle?after=0",
+                                    "/bytes/3")
         self.assertEqual(out, pattern(1) + pattern(2) + b"ok\n" + pattern(3))
         self.assertEqual(reports[0]["resumed"], "no")
         for reused in reports[1:3]:
@@ -321,7 +327,7 @@ class Info(TlsTest):
 
     def test_without_tickets_nothing_is_resumed(self):
         server = self.serve("bare", "--tls-tickets", "0")
-        reports, _, _ = self.info("/bad/close-idle?after=0", "/bytes/3", server=server)
+        reports, _, _ = self.info("--http1.1", "/bad/close-idle?after=0", "/bytes/3", server=server)
         self.assertEqual([r["resumed"] for r in reports], ["no", "no"])
 
     def test_not_verified(self):

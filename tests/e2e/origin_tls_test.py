@@ -88,11 +88,14 @@ class Handshake(TlsTest):
 
     def test_alpn(self):
         context = trust(self.ca)
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        c = self.client(context=context)
-        self.assertEqual(c.s.tls.selected_alpn_protocol(), "http/1.1")
-        self.assertEqual(c.facts()["alpn"], "http/1.1")
-        context.set_alpn_protocols(["h2"])
+        for offered, chosen in ((["http/1.1"], "http/1.1"), (["http/1.1", "h2"], "h2"),
+                                (["h2"], "h2"), (["spdy/1", "http/1.1"], "http/1.1")):
+            context.set_alpn_protocols(offered)
+            c = self.client(context=context)
+            self.assertEqual(c.s.tls.selected_alpn_protocol(), chosen, offered)
+            if chosen == "http/1.1":
+                self.assertEqual(c.facts()["alpn"], "http/1.1")
+        context.set_alpn_protocols(["spdy/1"])
         with self.assertRaisesRegex(ssl.SSLError, "(?i)no.application.protocol"):
             self.client(context=context)
 
@@ -416,6 +419,17 @@ class Certificates(Started):
             run = subprocess.run([ORIGIN, "--tls", *options], capture_output=True, timeout=WAIT_S)
             self.assertEqual((run.returncode, run.stdout), (1, b""), options)
             self.assertIn(what, run.stderr)
+
+    def test_alpn_without_h2(self):
+        origin = self.start("--no-h2")
+        context = trust(path_of("ca.pem"))
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        c = self.open(origin, context)
+        self.assertEqual(c.s.tls.selected_alpn_protocol(), "http/1.1")
+        self.assertEqual(c.facts()["alpn"], "http/1.1")
+        context.set_alpn_protocols(["h2"])
+        with self.assertRaisesRegex(ssl.SSLError, "(?i)no.application.protocol"):
+            self.open(origin, context)
 
 
 class ClientCertificates(Started):

@@ -83,6 +83,8 @@ static void add_stats(struct buf *text, const struct loop *l)
         {",\"handshakes_resumed\":", offsetof(struct counters, handshakes_resumed)},
         {",\"handshakes_failed\":", offsetof(struct counters, handshakes_failed)},
         {",\"early_data_accepted\":", offsetof(struct counters, early_data_accepted)},
+        {",\"h2_conns\":", offsetof(struct counters, h2_conns)},
+        {",\"h2_requests\":", offsetof(struct counters, h2_requests)},
     };
     /* A conn closed between the two sums must not make `open` wrap around. */
     const uint64_t closed = sum_of(l, offsetof(struct counters, closed));

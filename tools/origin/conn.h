@@ -7,6 +7,7 @@
 #include "h1.h"
 #include "loop.h"
 
+struct h2;
 struct tls_conn;
 
 /*
@@ -18,6 +19,7 @@ struct protocol {
     void (*open)(struct conn *c);
     void (*drive)(struct conn *c);
     void (*on_timer)(struct conn *c);
+    void (*stop)(struct conn *c); /* the server ends: closes the conn, waits for nothing */
     void (*fini)(struct conn *c);
 };
 
@@ -41,6 +43,7 @@ struct conn {
     size_t pending_sent;
     struct tls_conn *tls; /* NULL: plain */
     struct h1 h1;
+    struct h2 *h2; /* NULL: does not speak it */
 };
 
 enum io_result { IO_OK, IO_AGAIN, IO_END, IO_FAILED };

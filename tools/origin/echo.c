@@ -46,5 +46,6 @@ const struct protocol echo_protocol = {
     .open = open_echo,
     .drive = drive_echo,
     .on_timer = open_echo, /* arms none */
+    .stop = conn_close,
     .fini = fini_echo,
 };

@@ -6,6 +6,7 @@
 #include "h1.h"
 
 #include "conn.h"
+#include "h2.h"
 #include "options.h"
 #include "tls_conn.h"
 
@@ -147,6 +148,18 @@ static enum turn take_head(struct conn *c)
     struct h1 *h = &c->h1;
     if (c->view.len == 0)
         return TURN_NEEDS_INPUT;
+    /* RFC 9113 3.2: over TLS it is ALPN that chooses. */
+    if (h->requests == 0 && !c->tls && c->loop->options->speaks_h2) {
+        switch (h2_find_preface(c->view)) {
+        case H2_PREFACE_WHOLE:
+            h2_take_over(c);
+            return TURN_CLOSED;
+        case H2_PREFACE_PART:
+            return TURN_NEEDS_INPUT;
+        case H2_PREFACE_NONE:
+            break;
+        }
+    }
     struct span head;
     struct request q;
     int status;
@@ -367,5 +380,6 @@ const struct protocol h1_protocol = {
     .open = open_h1,
     .drive = drive_h1,
     .on_timer = on_h1_timer,
+    .stop = conn_close,
     .fini = fini_h1,
 };

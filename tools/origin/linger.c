@@ -49,5 +49,6 @@ static const struct protocol linger_protocol = {
     .open = nothing,
     .drive = drive_linger,
     .on_timer = conn_close,
+    .stop = conn_close,
     .fini = nothing,
 };

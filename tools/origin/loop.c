@@ -98,7 +98,7 @@ void loop_fini(struct loop *l)
 {
     struct conn *c;
     while ((c = LIST_FIRST(&l->conns)))
-        conn_close(c);
+        c->protocol->stop(c);
     free(l->heap);
     free(l->in_scratch);
     free(l->out_scratch);

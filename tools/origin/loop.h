@@ -25,6 +25,8 @@ struct counters {
     _Atomic uint64_t handshakes_resumed;
     _Atomic uint64_t handshakes_failed; /* conns that ended before */
     _Atomic uint64_t early_data_accepted;
+    _Atomic uint64_t h2_conns; /* begun, by ALPN or by a preface */
+    _Atomic uint64_t h2_requests;
 };
 
 struct listener {

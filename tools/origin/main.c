@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "conn.h"
+#include "h2.h"
 #include "listen.h"
 #include "options.h"
 #include "pattern.h"
@@ -40,7 +41,7 @@ static bool open_tls(struct server *s)
     const struct options *o = &s->options;
     if (!o->tls.is_on)
         return true;
-    s->tls_context = tls_open(&o->tls, o->bind);
+    s->tls_context = tls_open(&o->tls, o->bind, o->speaks_h2);
     return s->tls_context != NULL;
 }
 
@@ -118,13 +119,14 @@ int main(int argc, char **argv)
         signal(SIGPIPE, SIG_IGN);
         raise_descriptor_limit();
         pattern_init();
-        code = open_tls(s) && open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
+        code = h2_init() && open_tls(s) && open_listeners(s) && init_loops(s) ? serve(s, &ends) : 1;
         for (unsigned i = 0; i < s->loops_begun; i++)
             loop_fini(&s->loops[i]);
         listen_close(&s->echo);
         listen_close(&s->http);
         if (s->tls_context)
             tls_close(s->tls_context);
+        h2_exit();
     }
     free(s);
     return code;

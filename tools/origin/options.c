@@ -12,13 +12,15 @@
 
 static const char usage[] =
     "usage: mooring-origin [options]\n"
-    "An HTTP/1.1 server for tests and demos. GET / lists its routes.\n"
+    "An HTTP/1.1 and HTTP/2 server for tests and demos. GET / lists its routes.\n"
     "  --port N           port, 0 = a free one (default 0)\n"
     "  --bind ADDR        IPv4, IPv6 or unix:/path (default 127.0.0.1)\n"
     "  --threads N        1 to 64, each with its own listener (default 1)\n"
     "  --idle-timeout MS  close conns idle for so long, 0 = never (default 0)\n"
     "  --max-requests N   close a conn after N requests, 0 = never (default 0)\n"
     "  --echo-port N      also echo raw bytes on this port, 0 = a free one\n"
+    "  --no-h2            HTTP/1 only (default: what ALPN picks, h2 first; in clear text what\n"
+    "                     the conn begins with)\n"
     "  --help             this text\n"
     "HTTPS, with a certificate and a CA made for this run:\n"
     "  --tls                   speak TLS on the port (not on the echo port)\n"
@@ -44,6 +46,7 @@ enum option_code {
     OPTION_IDLE_TIMEOUT,
     OPTION_MAX_REQUESTS,
     OPTION_ECHO_PORT,
+    OPTION_NO_H2,
     OPTION_HELP,
     OPTION_TLS,
     OPTION_TLS_CA_OUT,
@@ -68,6 +71,7 @@ static const struct option names[] = {
     {"idle-timeout", required_argument, NULL, OPTION_IDLE_TIMEOUT},
     {"max-requests", required_argument, NULL, OPTION_MAX_REQUESTS},
     {"echo-port", required_argument, NULL, OPTION_ECHO_PORT},
+    {"no-h2", no_argument, NULL, OPTION_NO_H2},
     {"help", no_argument, NULL, OPTION_HELP},
     {"tls", no_argument, NULL, OPTION_TLS},
     {"tls-ca-out", required_argument, NULL, OPTION_TLS_CA_OUT},
@@ -96,6 +100,7 @@ int options_read(int argc, char **argv, struct options *o)
         .bind = "127.0.0.1",
         .threads = 1,
         .echo_port = -1,
+        .speaks_h2 = true,
         .tls = {.version_min = TLS1_2_VERSION,
                 .version_max = TLS1_3_VERSION,
                 .tickets = 2,
@@ -152,6 +157,9 @@ static bool read_option(int code, struct options *o)
     case OPTION_ECHO_PORT:
         is_valid = option_number("echo-port", 0, 65535, &n);
         o->echo_port = (int)n;
+        break;
+    case OPTION_NO_H2:
+        o->speaks_h2 = false;
         break;
     default:
         is_valid = false;

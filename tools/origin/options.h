@@ -15,6 +15,7 @@ struct options {
     unsigned threads;
     uint32_t idle_timeout_ms;       /* 0 = never */
     uint64_t requests_per_conn_max; /* 0 = no limit */
+    bool speaks_h2;
     struct tls_options tls;
 };
 

@@ -7,7 +7,6 @@
 enum { CHUNK_LINE_MAX = 256, TRAILER_LINE_MAX = 8 * 1024 };
 
 static int parse_request_line(struct span line, struct request *q);
-static int parse_field(struct span name, struct span value, struct request *q);
 
 static bool is_token_char(unsigned char ch)
 {
@@ -56,7 +55,7 @@ int request_parse(struct span head, struct request *out_request)
             return 400;
         const struct span name = {line.ptr, (size_t)(colon - line.ptr)};
         const struct span value = {colon + 1, line.len - name.len - 1};
-        status = parse_field(name, span_trim(value), &q);
+        status = request_take_field(&q, name, span_trim(value));
         if (status)
             return status;
     }
@@ -85,8 +84,11 @@ static int parse_request_line(struct span line, struct request *q)
         return 505;
     q->minor_version = (uint8_t)(version.ptr[7] - '0');
     q->keep_alive = q->minor_version == 1;
+    return request_set_target(q, (struct span){rest.ptr, rest.len - 9});
+}
 
-    struct span target = {rest.ptr, rest.len - 9};
+int request_set_target(struct request *q, struct span target)
+{
     for (size_t i = 0; i < target.len; i++)
         if ((unsigned char)target.ptr[i] <= ' ' || target.ptr[i] == 0x7f)
             return 400;
@@ -108,7 +110,7 @@ static int parse_request_line(struct span line, struct request *q)
     return 0;
 }
 
-static int parse_field(struct span name, struct span value, struct request *q)
+int request_take_field(struct request *q, struct span name, struct span value)
 {
     if (!is_token(name))
         return 400;

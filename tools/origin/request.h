@@ -17,13 +17,18 @@ struct request {
     bool expects_continue;
     bool has_host;
     bool has_length;
-    bool is_chunked;
-    bool is_early; /* its first byte was TLS early data; the parser does not know */
+    bool is_chunked; /* on h2: there is a body, and its length is not told */
+    bool is_early;   /* its first byte was TLS early data; the parser does not know */
     uint64_t length;
 };
 
 /* Parses a head that ends with its empty line. Returns 0 or the status that refuses it. */
 int request_parse(struct span head, struct request *out_request);
+
+/* For those who take a head apart themselves; 0 or the status that refuses it. The target is the
+ * whole one of h1 or the :path of h2. */
+int request_set_target(struct request *q, struct span target);
+int request_take_field(struct request *q, struct span name, struct span value);
 
 /* Value of a numeric query parameter; `fallback` if absent, false if malformed or above max. */
 bool request_number(const struct request *q, const char *name, uint64_t fallback, uint64_t max,

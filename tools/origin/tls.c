@@ -9,12 +9,14 @@
 #include <openssl/ssl.h>
 #include <stdio.h>
 
+#include "text.h"
 #include "tls_cert.h"
 #include "tls_conn.h"
 
 static bool use_certificate(SSL_CTX *ctx, const struct tls_options *o, const char *bind_to);
 static bool set_up(SSL_CTX *ctx, const struct tls_options *o);
 static bool demand_client_certificate(SSL_CTX *ctx, const char *ca_file);
+static void offer_alpn(SSL_CTX *ctx, bool offers_h2);
 
 static bool complain(const char *what, const char *detail)
 {
@@ -25,12 +27,13 @@ static bool complain(const char *what, const char *detail)
     return false;
 }
 
-struct ssl_ctx_st *tls_open(const struct tls_options *o, const char *bind_to)
+struct ssl_ctx_st *tls_open(const struct tls_options *o, const char *bind_to, bool offers_h2)
 {
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
     if (!ctx || !tls_conn_init()) {
         complain("TLS cannot be set up", NULL);
     } else if (set_up(ctx, o) && use_certificate(ctx, o, bind_to)) {
+        offer_alpn(ctx, offers_h2);
         return ctx;
     }
     tls_close(ctx);
@@ -81,14 +84,22 @@ static int take_any_name(SSL *ssl, int *alert, void *user)
 static int choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len,
                        const unsigned char *offered, unsigned offered_len, void *user)
 {
-    static const unsigned char spoken[] = "\x08http/1.1";
+    const struct span *spoken = user;
     unsigned char *chosen;
-    (void)ssl, (void)user;
-    if (SSL_select_next_proto(&chosen, out_len, spoken, sizeof spoken - 1, offered, offered_len) !=
-        OPENSSL_NPN_NEGOTIATED)
+    (void)ssl;
+    if (SSL_select_next_proto(&chosen, out_len, (const unsigned char *)spoken->ptr,
+                              (unsigned)spoken->len, offered,
+                              offered_len) != OPENSSL_NPN_NEGOTIATED)
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     *out = chosen;
     return SSL_TLSEXT_ERR_OK;
+}
+
+/* The order is the server's preference. */
+static void offer_alpn(SSL_CTX *ctx, bool offers_h2)
+{
+    static struct span both = SPAN("\x02h2\x08http/1.1"), h1_only = SPAN("\x08http/1.1");
+    SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, offers_h2 ? &both : &h1_only);
 }
 
 static bool set_up(SSL_CTX *ctx, const struct tls_options *o)
@@ -101,7 +112,6 @@ static bool set_up(SSL_CTX *ctx, const struct tls_options *o)
     SSL_CTX_set_options(ctx, options);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     SSL_CTX_set_tlsext_servername_callback(ctx, take_any_name);
-    SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, NULL);
     SSL_CTX_set_client_hello_cb(ctx, tls_conn_count_hello, NULL);
     /* Tickets hold the whole session, with one exception: OpenSSL proves by its cache that a ticket
      * for early data is used once. */

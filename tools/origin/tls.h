@@ -31,7 +31,7 @@ struct tls_options {
 };
 
 /* Makes the certificate, writes `ca_out`. NULL after saying on stderr what failed. */
-struct ssl_ctx_st *tls_open(const struct tls_options *o, const char *bind_to);
+struct ssl_ctx_st *tls_open(const struct tls_options *o, const char *bind_to, bool offers_h2);
 void tls_close(struct ssl_ctx_st *ctx);
 
 #endif

@@ -6,6 +6,7 @@
 #include <openssl/ssl.h>
 #include <sys/socket.h>
 
+#include "h2.h"
 #include "options.h"
 #include "tls_conn.h"
 
@@ -113,6 +114,14 @@ static void discard(struct conn *c)
     conn_resume_later(c);
 }
 
+static bool has_chosen_h2(const SSL *ssl)
+{
+    const unsigned char *alpn;
+    unsigned len;
+    SSL_get0_alpn_selected(ssl, &alpn, &len);
+    return len == 2 && memcmp(alpn, "h2", 2) == 0;
+}
+
 static void go_on(struct conn *c)
 {
     struct counters *n = &c->loop->counters;
@@ -124,7 +133,7 @@ static void go_on(struct conn *c)
         count(&n->early_data_accepted, 1);
     timer_clear(c);
     c->view = (struct span){c->in.data, c->in.len};
-    c->protocol = &h1_protocol;
+    c->protocol = has_chosen_h2(ssl) ? &h2_protocol : &h1_protocol;
     c->protocol->open(c);
     c->protocol->drive(c);
 }
@@ -204,5 +213,6 @@ const struct protocol tls_protocol = {
     .open = open_handshake,
     .drive = drive_handshake,
     .on_timer = on_handshake_timer,
+    .stop = conn_close,
     .fini = fini_handshake,
 };
