@@ -50,6 +50,7 @@ def ask(stream, path, *fields, method="GET", ends=True):
 class Answer:
     def __init__(self):
         self.statuses, self.pieces = [], []
+        self.room = 0  # what WINDOW_UPDATE and we have left of the window, the initial one not counted
         self.is_complete, self.reset = False, None
         self.ended_at = None
 
@@ -77,6 +78,7 @@ class Raw:
         self.goaways = []  # (last stream, code)
         self.pongs = 0
         self.settings = None
+        self.room = 65535
         self.has_ended = False
         if greets:
             self.send(GREETING)
@@ -118,6 +120,12 @@ class Raw:
             self.pongs += flags & ACK
         elif kind == GOAWAY:
             self.goaways.append(struct.unpack(">II", payload[:8]))
+        elif kind == WINDOW:
+            more = struct.unpack(">I", payload)[0]
+            if stream:
+                self.answer(stream).room += more
+            else:
+                self.room += more
         elif kind == RST:
             self.answer(stream).reset = struct.unpack(">I", payload)[0]
         elif kind in (HEADERS, DATA):
@@ -128,12 +136,9 @@ class Raw:
                 a.pieces.append(payload)
             a.is_complete = bool(flags & END_STREAM)
             a.ended_at = time.monotonic()
-            if payload and kind == DATA and len(payload):
-                self.refill(len(payload))
-
-    def refill(self, size):
-        """The stream's window was the largest there is; the conn's must be kept up."""
-        self.send(window(0, size))
+            if payload and kind == DATA:
+                # The stream's window was the largest there is; the conn's must be kept up.
+                self.send(window(0, len(payload)))
 
     def until(self, true, what="what was waited for"):
         while not true():
@@ -154,13 +159,21 @@ class Raw:
     def get(self, stream, path, *fields, **options):
         return self.send(ask(stream, path, *fields, **options)).finish(stream)[0]
 
-    def upload(self, stream, path, body, *fields, pieces=16384, ends=True):
-        """Without a look at windows: for bodies that fit."""
+    def upload(self, stream, path, body, *fields, ends=True):
+        """As windows allow; gives up when the answer is there."""
         self.send(ask(stream, path, *fields, method="POST", ends=False))
-        for at in range(0, len(body), pieces):
-            self.send(data(stream, body[at:at + pieces], ends and at + pieces >= len(body)))
-        if ends and not body:
-            self.send(data(stream, b"", True))
+        a, at, view = self.answer(stream), 0, memoryview(body)
+        self.until(lambda: self.settings, "settings")
+        while at < len(body) and not a.is_complete and a.reset is None:
+            room = min(self.room, a.room + self.settings.get(INITIAL_WINDOW, 65535), 16384,
+                       len(body) - at)
+            if room == 0:
+                self.take()
+                continue
+            self.send(data(stream, bytes(view[at:at + room]), ends and at + room == len(body)))
+            at += room
+            self.room -= room
+            a.room -= room
         return self
 
     def read_to_end(self):

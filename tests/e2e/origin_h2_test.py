@@ -1,40 +1,27 @@
 #!/usr/bin/env python3
-"""mooring-origin over HTTP/2, in clear text and over TLS: every route, many streams, hostile peers.
+"""mooring-origin over HTTP/2, in clear text and over TLS, as clients see it: every route, many streams.
 
 Usage: origin_h2_test.py PATH-OF-MOORING-ORIGIN PATH-OF-MOORING [unittest arguments]
 
-Asked by clients of others (curl, nghttp, h2load: each skipped where it is not installed), by our own
-program, and by frames made by hand.
+Asked by clients of others (curl, nghttp, h2load: each skipped where it is not installed) and by our
+own program. origin_h2_frames_test.py is for what no such client does.
 """
 
 import json
 import os
+import re
 import shutil
-import signal
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import unittest
 
 import origin_test
-from origin_test import ORIGIN, WAIT_S, Client, Origin, pattern
+from origin_test import Origin, pattern
+from tls_case import TlsClient, path_of, trust
 
 MOORING = sys.argv.pop(1)
-
-from h2_raw import (DATA, END_HEADERS, END_STREAM, GREETING, HEADERS, PING, PREFACE,  # noqa: E402
-                    Raw, ask, block, data, frame, reset)
-from h2_peer import (CALM, CONTINUATION, NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM,  # noqa: E402
-                     STREAMS, integer)
-from tls_case import TlsSocket, path_of, s_client, trust  # noqa: E402
-
-# A test measures the server's memory: a sanitizer must not keep what is freed.
-os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"
 RUN_S = 60
-ECHO_MAX = 64 * 1024 * 1024
-STREAMS_MAX = 128
 
 
 def has(program):
@@ -56,14 +43,9 @@ class H2Test(origin_test.OriginTest):
     trusting = ()  # arguments of curl and of mooring
     insists = ("--http2-prior-knowledge",)  # of curl
 
-    def raw(self, **options):
-        c = Raw(self.origin.port, **options)
-        self.addCleanup(c.s.close)
-        return c
-
     def curl(self, target, *options, stdin=b""):
-        """Status, fields and body of the last answer; it must be HTTP/2."""
-        out = run("curl", "-s", "-S", "-m", RUN_S, *self.insists, *self.trusting, "-D", "/dev/stderr",
+        """Status and body of the answer; it must be HTTP/2."""
+        out = run("curl", "-s", "-S", "-m", RUN_S, *self.insists, *self.trusting,
                   "-w", "\n%{http_version} %{http_code}", *options, self.url(target), stdin=stdin)
         body, facts = out.rsplit(b"\n", 1)
         version, status = facts.split(b" ")
@@ -236,16 +218,11 @@ class OverTls:
     insists = ("--http2",)
 
     def connect(self, **options):
-        return origin_test_tls_client(self, **options)
+        return TlsClient(self.origin.port, trust(self.ca), **options)
 
     def test_tls(self):
         lines = run("curl", "-s", *self.insists, *self.trusting, self.url("/tls")).splitlines()
         self.assertIn(b"alpn: h2", lines)
-
-
-def origin_test_tls_client(test, **options):
-    from tls_case import TlsClient
-    return TlsClient(test.origin.port, trust(test.ca), **options)
 
 
 class RoutesOverTls(OverTls, Routes):
@@ -266,30 +243,59 @@ class OurProgramOverTls(OverTls, OurProgram):
         self.assertEqual(self.alpn("--http2"), "h2")
         self.assertEqual(self.alpn("--http1.1"), "http/1.1")
 
+    def test_alpn_without_h2(self):
+        ca = self.ca + ".no-h2"
+        origin = Origin("--tls", "--tls-ca-out", ca, "--no-h2")
+        self.addCleanup(origin.stop)
+        get = (MOORING, "get", "--cacert", ca)
+        url = f"https://localhost:{origin.port}/tls"
+        self.assertIn(b"alpn: http/1.1\n", run(*get, url))
+        run(*get, "--http2", url, code=35)
 
-class Frames(H2Test):
-    """By hand."""
 
-    def test_answers_that_do_not_wait_for_the_body(self):
-        c = self.raw()
-        for stream, path, field, status in ((1, "/nowhere", (), 404), (3, "/bad/short", (), 501),
-                                            (5, "/status/404", ("expect", "100-continue"), 404),
-                                            (7, "/echo", ("expect", "tea"), 417),
-                                            (9, "/echo", ("content-length", str(ECHO_MAX + 1)), 413)):
-            c.send(ask(stream, path, *[field][:len(field)], method="POST", ends=False))
-            c.until(lambda: c.answer(stream).reset is not None, path)
-            a = c.answer(stream)
-            self.assertEqual((a.statuses, a.is_complete, a.reset), ([status], True, NO_ERROR), path)
-        self.assertEqual(c.get(11, "/bytes/3").body, pattern(3))
-        self.assertEqual(c.goaways, [])
+class OtherClients(H2Test):
+    @has("nghttp")
+    def test_nghttp(self):
+        urls = [self.url(f"/bytes/{n}") for n in (1, 100000, 0, 3000000)]
+        want = b"".join(pattern(n) for n in (1, 100000, 0, 3000000))
+        self.assertEqual(len(run("nghttp", *urls)), len(want))  # in any order
+        self.assertTrue(run("nghttp", urls[3]) == pattern(3000000))
 
-    def test_continue_comes_first(self):
-        c = self.raw()
-        c.send(ask(1, "/echo", ("expect", "100-continue"), method="POST", ends=False))
-        c.until(lambda: c.answer(1).statuses, "100")
-        self.assertEqual(c.answer(1).statuses, [100])
-        c.send(data(1, b"hello", True)).finish(1)
-        self.assertEqual((c.answer(1).statuses, c.answer(1).body), ([100, 200], b"hello"))
+    @has("nghttp")
+    def test_nghttp_uploads(self):
+        body = path_of("body")
+        with open(body, "wb") as f:
+            f.write(pattern(2000000))
+        for options in ((), ("--expect-continue",), ("--trailer", "x: y"), ("--no-content-length",)):
+            self.assertTrue(run("nghttp", "-d", body, *options, self.url("/echo")) ==
+                            pattern(2000000), options)
+
+    @has("h2load")
+    def test_h2load(self):
+        for target, count, conns, streams in (("/bytes/100", 20000, 4, 100),
+                                              ("/bytes/200000", 300, 2, 50), ("/delay/30", 500, 1, 100),
+                                              ("/chunked/5000?chunk=100", 500, 1, 128)):
+            before = self.stats()
+            out = run("h2load", "-n", count, "-c", conns, "-m", streams,
+                      self.url(target).replace("localhost", "127.0.0.1")).decode()
+            self.assertIn(f" {count} succeeded, 0 failed, 0 errored", out)
+            after = self.stats()
+            self.assertEqual(after["h2_requests"] - before["h2_requests"], count)
+            self.assertEqual(after["h2_conns"] - before["h2_conns"], conns)
+
+    @has("h2load")
+    def test_h2load_uploads(self):
+        body = path_of("load-body")
+        with open(body, "wb") as f:
+            f.write(pattern(100000))
+        out = run("h2load", "-n", 400, "-c", 2, "-m", 50, "-d", body, self.url("/echo")).decode()
+        self.assertIn(" 400 succeeded, 0 failed", out)
+        received = int(re.search(r"\((\d+)\) data", out).group(1))
+        self.assertEqual(received, 400 * 100000)
+
+
+class OtherClientsOverTls(OverTls, OtherClients):
+    test_tls = None
 
 
 if __name__ == "__main__":

@@ -19,10 +19,12 @@ enum turn { TURN_GO_ON, TURN_OVER, TURN_GONE };
 static nghttp2_session_callbacks *callbacks;
 static nghttp2_option *session_options;
 
+static enum turn exchange(struct conn *c);
 static void take_input(struct conn *c);
 static enum turn send_frames(struct conn *c);
-static enum turn read_more(struct conn *c);
 static enum turn end_session(struct conn *c);
+static enum turn end_conn(struct conn *c);
+static bool has_budget(struct conn *c);
 static void arm_timer(struct conn *c);
 
 /* nghttp2's own bounds stay as they are: 1,000 answers to PING and SETTINGS may wait, resets are
@@ -120,12 +122,8 @@ static void drive_h2(struct conn *c)
 {
     c->h2->budget = TURN_BYTES;
     enum turn t = conn_is_blocked(c) ? unblock(c) : TURN_GO_ON;
-    while (t == TURN_GO_ON) {
-        take_input(c);
-        t = send_frames(c);
-        if (t == TURN_GO_ON)
-            t = read_more(c);
-    }
+    while (t == TURN_GO_ON)
+        t = exchange(c);
     if (t == TURN_GONE)
         return;
     if (!conn_is_blocked(c) && conn_flush(c) == IO_FAILED) {
@@ -133,6 +131,37 @@ static void drive_h2(struct conn *c)
         return;
     }
     arm_timer(c);
+}
+
+/* Input first: a body that is never blocked must not keep us from hearing that it is cancelled. */
+static enum turn exchange(struct conn *c)
+{
+    const enum io_result in = c->view.len ? IO_OK : conn_read(c);
+    if (in == IO_FAILED)
+        return close_now(c);
+    take_input(c);
+    const enum turn t = send_frames(c);
+    if (t != TURN_GO_ON || in == IO_AGAIN)
+        return t == TURN_GO_ON ? TURN_OVER : t;
+    if (in == IO_END)
+        return end_conn(c);
+    return has_budget(c) ? TURN_GO_ON : TURN_OVER;
+}
+
+/* Nobody is left to open a window or to acknowledge: what is sent by now is all. */
+static enum turn end_conn(struct conn *c)
+{
+    if (conn_flush(c) == IO_AGAIN)
+        return TURN_OVER;
+    conn_end(c);
+    return TURN_GONE;
+}
+
+static bool has_budget(struct conn *c)
+{
+    if (c->h2->budget == 0)
+        conn_resume_later(c);
+    return c->h2->budget > 0;
 }
 
 static void spend(struct h2 *h, size_t len)
@@ -145,10 +174,11 @@ static uint32_t error_code_of(ssize_t failure)
     switch (failure) {
     case NGHTTP2_ERR_BAD_CLIENT_MAGIC:
         return NGHTTP2_PROTOCOL_ERROR;
-    case NGHTTP2_ERR_FLOODED:
-        return NGHTTP2_ENHANCE_YOUR_CALM;
-    default:
+    case NGHTTP2_ERR_NOMEM:
+    case NGHTTP2_ERR_CALLBACK_FAILURE:
         return NGHTTP2_INTERNAL_ERROR;
+    default: /* floods of what must be answered or kept */
+        return NGHTTP2_ENHANCE_YOUR_CALM;
     }
 }
 
@@ -164,6 +194,7 @@ static void take_input(struct conn *c)
         if (n < 0)
             (void)nghttp2_session_terminate_session(h->session, error_code_of(n));
     }
+    spend(h, c->view.len);
     conn_consume(c, c->view.len);
     conn_keep_view(c);
 }
@@ -174,10 +205,8 @@ static enum turn send_frames(struct conn *c)
     while (nghttp2_session_want_write(h->session)) {
         if (conn_is_blocked(c))
             return TURN_OVER;
-        if (h->budget == 0) {
-            conn_resume_later(c);
+        if (!has_budget(c))
             return TURN_OVER;
-        }
         const uint8_t *bytes;
         /* Bodies go to the scratch by themselves, in a callback; here is all the rest. */
         const ssize_t n = nghttp2_session_mem_send(h->session, &bytes);
@@ -213,30 +242,6 @@ static enum turn end_session(struct conn *c)
         return TURN_GONE;
     case IO_AGAIN:
         return TURN_OVER;
-    default:
-        return close_now(c);
-    }
-}
-
-static enum turn read_more(struct conn *c)
-{
-    struct h2 *h = c->h2;
-    if (h->budget == 0) {
-        conn_resume_later(c);
-        return TURN_OVER;
-    }
-    switch (conn_read(c)) {
-    case IO_OK:
-        spend(h, c->view.len);
-        return TURN_GO_ON;
-    case IO_AGAIN:
-        return TURN_OVER;
-    case IO_END:
-        /* Nobody is left to open a window or to acknowledge: what is sent by now is all. */
-        if (conn_flush(c) == IO_AGAIN)
-            return TURN_OVER;
-        conn_end(c);
-        return TURN_GONE;
     default:
         return close_now(c);
     }
