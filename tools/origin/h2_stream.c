@@ -207,6 +207,7 @@ static void add_field(struct fields *f, struct span name, struct span value)
                                        (uint8_t *)(uintptr_t)value.ptr, name.len, value.len, 0};
 }
 
+/* NOLINTNEXTLINE(readability-non-const-parameter): the signature is nghttp2's. */
 static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *into, size_t room,
                          uint32_t *flags, nghttp2_data_source *source, void *user);
 
@@ -234,6 +235,7 @@ static int submit_answer(struct h2_stream *s)
 }
 
 /* Only says how much; send_body puts it, so that it is copied once. */
+/* NOLINTNEXTLINE(readability-non-const-parameter): the signature is nghttp2's. */
 static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *into, size_t room,
                          uint32_t *flags, nghttp2_data_source *source, void *user)
 {
@@ -339,9 +341,8 @@ bool h2_streams_wake(struct conn *c)
 uint64_t h2_streams_next(const struct conn *c)
 {
     uint64_t when = UINT64_MAX;
-    const struct h2_stream *s;
-    TAILQ_FOREACH(s, &c->h2->waiting, waiting)
-    when = s->wake_ms < when ? s->wake_ms : when;
+    for (const struct h2_stream *s = TAILQ_FIRST(&c->h2->waiting); s; s = TAILQ_NEXT(s, waiting))
+        when = s->wake_ms < when ? s->wake_ms : when;
     return when;
 }
 
@@ -370,9 +371,11 @@ static int on_stream_close(nghttp2_session *session, int32_t id, uint32_t code, 
 
 void h2_streams_fini(struct conn *c)
 {
-    struct h2_stream *s;
-    while ((s = TAILQ_FIRST(&c->h2->streams)))
+    struct h2_stream *next;
+    for (struct h2_stream *s = TAILQ_FIRST(&c->h2->streams); s; s = next) {
+        next = TAILQ_NEXT(s, all);
         free_stream(s);
+    }
 }
 
 void h2_stream_set_callbacks(struct nghttp2_session_callbacks *callbacks)
