@@ -5,6 +5,7 @@
 #include "client/exchange.h"
 
 #include "client/body.h"
+#include "client/coalesce.h"
 #include "core/shard.h"
 
 #include <string.h>
@@ -71,6 +72,11 @@ void mr_exchange_discard(struct mr_exchange *x)
     mr_arena_fini(&arena);
 }
 
+static moor_err acquire(struct mr_exchange *x)
+{
+    return mr_berth_acquire(mr_coalesce_where(x->berth), &x->claim);
+}
+
 moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
 {
     struct mr_pool_shard *local = x->berth->local;
@@ -78,7 +84,7 @@ moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
     mr_window_init(&x->window, local->pool->options.window_bytes, window_reopened);
     *out_generation = mr_op_begin(&x->handle->slot, x->shard, asked);
     mr_pool_op_begin(local, &x->op);
-    const moor_err e = mr_berth_acquire(x->berth, &x->claim);
+    const moor_err e = acquire(x);
     if (e) {
         mr_op_end(&x->handle->slot);
         mr_pool_op_end(local, &x->op);
@@ -91,9 +97,33 @@ moor_err mr_exchange_start(struct mr_exchange *x, uint64_t *out_generation)
 
 /* ---- a conn ---- */
 
+/* Later, and on conns of its own: this may be inside moor_http_send. */
+static void go_alone(struct mr_exchange *x)
+{
+    mr_coalesce_end(x->berth);
+    x->is_replaying = true;
+    x->h2.is_unprocessed = true; /* nothing was sent, any conn of its host will do */
+    mr_loop_defer(loop_of(x), &x->end);
+}
+
+static bool is_served_by(struct mr_exchange *x, struct mr_conn *conn)
+{
+    if (conn->berth == x->berth)
+        return true;
+    if (!mr_coalesce_covers(conn, x->berth)) {
+        mr_berth_release(conn, true);
+        go_alone(x);
+        return false;
+    }
+    MR_STAT_ADD(x->berth->local, h2_coalesced, 1);
+    return true;
+}
+
 static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused)
 {
     struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
+    if (!is_served_by(x, conn))
+        return;
     x->conn = conn;
     x->is_reused = is_reused;
     x->granted_ns = mr_shard_now(x->shard);
@@ -114,6 +144,10 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why)
 {
     struct mr_exchange *x = MR_CONTAINER_OF(claim, struct mr_exchange, claim);
+    if (x->berth->instead.berth && fault->err != MOOR_ETIMEDOUT && fault->err != MOOR_ECLOSED) {
+        go_alone(x); /* the other host's trouble is not ours */
+        return;
+    }
     x->fault = *fault;
     x->fault.safe_to_retry = fault->safe_to_retry && !x->was_sent;
     x->why = *why;
@@ -320,6 +354,20 @@ bool mr_exchange_too_early(struct mr_exchange *x)
     return true;
 }
 
+bool mr_exchange_misdirected(struct mr_exchange *x)
+{
+    if (!x->conn || x->conn->berth == x->berth)
+        return false;
+    mr_coalesce_end(x->berth);
+    if (x->is_body_begun || x->is_canceled || x->is_draining)
+        return false;
+    mr_loop_untimer(loop_of(x), &x->stage);
+    let_go_of_conn(x, false);
+    x->h2.is_unprocessed = true;
+    replay(x);
+    return true;
+}
+
 static void try_again(struct mr_exchange *x)
 {
     x->is_replaying = false;
@@ -328,7 +376,7 @@ static void try_again(struct mr_exchange *x)
     x->claim.is_again = true;
     x->h2.is_unprocessed = x->h2.is_moved = false;
     x->first_byte_ns = 0;
-    const moor_err e = mr_berth_acquire(x->berth, &x->claim);
+    const moor_err e = acquire(x);
     if (e)
         end_with(x, e, "send the request again");
 }

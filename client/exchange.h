@@ -136,6 +136,10 @@ void mr_http_pool_free(struct mr_heap *h, struct mr_http_pool *http);
 extern const struct mr_protocol mr_h1_protocol, mr_h2_protocol;
 extern const struct mr_speaker mr_h1_speaker, mr_h2_speaker;
 
+/* Its host has no business on this conn (RFC 9110 15.5.20): it goes again on one of its own. False: it cannot, or is
+ * there already; the caller hears of it. */
+bool mr_exchange_misdirected(struct mr_exchange *x);
+
 /* NULL: out of memory. Until started, mr_exchange_discard is its end. */
 struct mr_exchange *mr_exchange_alloc(struct moor_shard *s, const moor_http_handlers *h,
                                       void *user);

@@ -81,6 +81,12 @@ static void fail(struct mr_h2_conn *h, moor_err err, const char *what)
     mr_conn_fail(h->conn, &(moor_fault){.err = err, .what = what});
 }
 
+static void fail_broken(struct mr_h2_conn *h, const char *what)
+{
+    MR_STAT_ADD(h->conn->berth->local, h2_broken, 1);
+    fail(h, MOOR_EPROTO, what);
+}
+
 /* False: nothing more to write now. */
 static bool write_block(struct mr_h2_conn *h)
 {
@@ -105,9 +111,9 @@ static void end_if_over(struct mr_h2_conn *h)
     if (is_closing(h) || mr_conn_unsent(h->conn))
         return;
     if (h->end_what)
-        fail(h, MOOR_EPROTO, h->end_what);
+        fail_broken(h, h->end_what);
     else if (h->session.fault)
-        fail(h, MOOR_EPROTO, h->session.fault);
+        fail_broken(h, h->session.fault);
     else if (mr_h2_is_over(&h->session))
         fail(h, h->session.invalid ? MOOR_EPROTO : MOOR_ERESET,
              h->session.invalid ? h->session.invalid : "the HTTP/2 connection is over");
@@ -177,12 +183,13 @@ static void fire_alive(struct mr_timer *t, int64_t now_ns)
     if (is_closing(h))
         return;
     if (h->end_what) {
-        fail(h, MOOR_EPROTO, h->end_what);
+        fail_broken(h, h->end_what);
         return;
     }
     const bool is_silent = now_ns >= mr_deadline(h->heard_ns, o->h2_ping_after_ms);
     const int64_t since = h->asked_ns > h->heard_ns ? h->asked_ns : h->heard_ns;
     if (h->session.is_alive_asked && now_ns >= mr_deadline(since, o->h2_ping_timeout_ms)) {
+        MR_STAT_ADD(h->conn->berth->local, h2_silent, 1);
         fail(h, MOOR_ERESET, "no answer to a PING within h2_ping_timeout_ms");
         return;
     }
@@ -258,6 +265,8 @@ void mr_h2_conn_served(struct mr_h2_conn *h)
 void mr_h2_conn_going_away(struct mr_h2_session *s, uint32_t code)
 {
     struct mr_h2_conn *h = MR_CONTAINER_OF(s, struct mr_h2_conn, session);
+    MR_STAT_ADD(h->conn->berth->local, h2_goaways, !h->is_left);
+    h->is_left = true;
     h->is_leaving_well = !code && h->has_served;
     mr_conn_drain(h->conn, code ? "the server goes away with an error" : "the server goes away");
 }

@@ -18,12 +18,14 @@ struct mr_h2_conn {
     struct mr_deferred write; /* one output per turn */
     struct mr_timer alive;    /* while streams are open, or a PING is due back */
     int64_t heard_ns, asked_ns;
-    uint32_t streams_max; /* ours and the peer's, the lower */
-    uint32_t capacity;    /* lower still after a refusal */
-    bool has_served;      /* a response came whole */
-    bool is_leaving_well; /* a GOAWAY without error, of a server that has served */
-    bool is_checking;     /* claimed by check() */
-    const char *end_what; /* set: it ends when its last words are out */
+    const struct mr_berth *also; /* of another host that it was found to serve last */
+    uint32_t streams_max;        /* ours and the peer's, the lower */
+    uint32_t capacity;           /* lower still after a refusal */
+    bool has_served;             /* a response came whole */
+    bool is_left;                /* a GOAWAY came */
+    bool is_leaving_well;        /* a GOAWAY without error, of a server that has served */
+    bool is_checking;            /* claimed by check() */
+    const char *end_what;        /* set: it ends when its last words are out */
 };
 
 static inline struct mr_h2_conn *mr_h2_conn_of(const struct mr_conn *c)

@@ -245,6 +245,8 @@ static void on_head(struct mr_h2_stream *s, const struct mr_h2_head *h)
 {
     struct mr_exchange *x = exchange_of(s);
     note_bytes(x);
+    if (h->status == 421 && mr_exchange_misdirected(x))
+        return;
     if (h->status >= 200) {
         mr_loop_untimer(&x->shard->mine.loop, &x->stage);
         x->has_head = true;
@@ -335,6 +337,8 @@ static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
     x->h2.is_unprocessed = end->is_unprocessed;
     x->h2.is_moved = end->is_unprocessed && h->is_leaving_well;
     x->h2.is_calmed = end->code == CALM;
+    if (end->is_unprocessed)
+        MR_STAT_ADD(x->berth->local, h2_refused, 1);
     if (end->is_unprocessed && !h->session.is_going_away)
         mr_h2_conn_refused(h);
     broken(x, error_of(end), end->what);

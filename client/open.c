@@ -4,6 +4,7 @@
  */
 #include "base/options.h"
 #include "base/span.h"
+#include "client/coalesce.h"
 #include "client/exchange.h"
 #include "client/open.h"
 #include "core/shard.h"
@@ -163,6 +164,14 @@ static moor_err check_url(struct moor_runtime *r, const struct mr_url *u, bool i
     return MOOR_OK;
 }
 
+/* Only where there are further hosts, each under its own name; and a handshake that resumes shows no names. */
+static void settle_coalescing(const struct mr_url *u, bool may_h2, moor_pool_options *o)
+{
+    o->h2_coalesce = o->h2_coalesce && !u && may_h2 && !o->tls_server_name;
+    if (o->h2_coalesce)
+        o->tls_tickets_max = 0;
+}
+
 /* The parts of the floors above and below the pool; whatever is there is ended by unwire_spec. */
 static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_pool_spec *spec)
 {
@@ -174,6 +183,7 @@ static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_p
                        : !may_h2               ? "http/1.1"
                        : !strcmp(version, "2") ? "h2"
                                                : "h2,http/1.1";
+    settle_coalescing(u, may_h2, &spec->options);
     struct mr_tls_pool *tls = NULL;
     if (!u || mr_url_scheme_is_tls(u->scheme)) {
         const moor_err e = mr_tls_pool_open(r, spec->name, alpn, &spec->options, &tls);
@@ -192,6 +202,7 @@ static moor_err wire(struct moor_runtime *r, const struct mr_url *u, struct mr_p
     if (may_h2) {
         spec->choose = choose;
         spec->capacity_hoped = mr_h2_protocol.capacity_expected;
+        spec->meets = spec->options.h2_coalesce ? mr_coalesce_meets : NULL;
     }
     return MOOR_OK;
 }

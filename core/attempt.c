@@ -11,6 +11,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* By its address: the one end of a dial that is not counted as a failure. */
+static const char NEEDLESS[] = "another host's connection serves it";
+
 struct mr_attempt {
     struct mr_lookup lookup;
     struct mr_deferred failed; /* failed before it had anything to wait for */
@@ -130,8 +133,13 @@ static void run_failed(struct mr_deferred *d)
 static void resolved(struct mr_lookup *req, moor_err err, struct mr_addrs *addrs, const char *what)
 {
     struct mr_attempt *a = MR_CONTAINER_OF(req, struct mr_attempt, lookup);
+    struct moor_pool *p = a->berth->upstream->pool;
     if (err) {
         lose(a, &(moor_fault){.err = err, .what = what});
+        return;
+    }
+    if (p->meets && p->meets(a->berth, addrs)) {
+        lose(a, &(moor_fault){.err = MOOR_ECANCELED, .what = NEEDLESS});
         return;
     }
     dial(a, addrs);
@@ -231,7 +239,8 @@ static void count_failure(struct mr_berth *b, const moor_fault *fault)
         fault->err == MOOR_ENOMEM || fault->err == MOOR_ENOFILES || fault->err == MOOR_ECANCELED;
     b->dialing--;
     MR_STAT_ADD(b->local, dials, -1);
-    MR_STAT_ADD(b->local, dials_failed, 1);
+    if (fault->what != NEEDLESS)
+        MR_STAT_ADD(b->local, dials_failed, 1);
     const bool is_first = mr_pool_gate_failed(b->upstream, fault, is_ours, mr_shard_now(s),
                                               mr_loop_random(&s->mine.loop));
     if (fault->err != MOOR_ECANCELED) {

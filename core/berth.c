@@ -49,6 +49,7 @@ void mr_berth_destroy(struct mr_berth *b)
     MR_ASSERT(mr_list_is_empty(&b->idle) && mr_list_is_empty(&b->shared));
     MR_ASSERT(mr_list_is_empty(&b->busy) && b->waiter_count == 0);
     MR_ASSERT(mr_list_is_empty(&b->moves));
+    mr_addrs_unref(b->instead.addrs);
     mr_heap_free(&b->shard->runtime->heap, b, sizeof *b);
 }
 

@@ -63,6 +63,14 @@ struct mr_move {
     struct mr_sock spare; /* closes a descriptor nobody has memory for */
 };
 
+/* Of a pool's spec.meets, which fills it in. */
+struct mr_instead {
+    struct mr_berth *berth; /* NULL: none. Of the same pool and shard */
+    struct mr_addrs *addrs; /* a reference: of this upstream */
+    int64_t until_ns;
+    bool is_alone; /* it was tried and did not do: never again */
+};
+
 struct mr_berth {
     struct mr_upstream *upstream;
     struct moor_shard *shard;
@@ -87,6 +95,7 @@ struct mr_berth {
     struct mr_message kick;     /* another shard: caps have room, or a waiter is older */
     _Atomic(bool) is_kicked;    /* kick is on its way */
     struct mr_list moves;       /* asked of others, under way */
+    struct mr_instead instead;  /* HTTP/2: another upstream's conns serve this one, too */
     /* Read by other shards as hints. Order: see publish_idle and publish_waiting.               */
     _Atomic(uint32_t) idle_seen;    /* movable_count */
     _Atomic(uint32_t) waiters_seen; /* waiter_count */
@@ -103,6 +112,8 @@ void mr_berth_destroy(struct mr_berth *b);
 MOOR_NODISCARD moor_err mr_berth_acquire(struct mr_berth *b, struct mr_claim *claim);
 /* The claim that the next conn would be granted to is replayable: a conn may be ready for it early. */
 bool mr_berth_wants_early(const struct mr_berth *b);
+/* All who wait at b wait at `to` from now on, with their age. */
+void mr_berth_redirect(struct mr_berth *b, struct mr_berth *to);
 /* For a waiting claim: it hears nothing more. */
 void mr_berth_cancel(struct mr_claim *claim);
 /* One claim is done with the conn. Not reusable, unclean, old or draining: it closes. */

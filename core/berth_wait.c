@@ -173,6 +173,21 @@ void mr_berth_fail_waiters(struct mr_berth *b, const moor_fault *fault)
     publish_waiting(b);
 }
 
+void mr_berth_redirect(struct mr_berth *b, struct mr_berth *to)
+{
+    accept_any(b);
+    for (struct mr_list *l; (l = mr_list_first(&b->waiters));) {
+        struct mr_claim *claim = MR_CONTAINER_OF(l, struct mr_claim, link);
+        unwait(b, claim);
+        claim->is_again = true;
+        claim->wants_fresh = false;
+        const moor_err e = mr_berth_acquire(to, claim);
+        if (e)
+            fail_claim(to, claim, &(moor_fault){.err = e, .safe_to_retry = true, .what = "wait"});
+    }
+    publish_waiting(b);
+}
+
 void mr_berth_serve_fresh(struct mr_berth *b)
 {
     struct mr_list *l = mr_list_first(&b->fresh);

@@ -38,6 +38,7 @@ moor_err mr_pool_create(struct moor_runtime *r, const struct mr_pool_spec *spec,
     p->protocol = spec->protocol;
     p->secure = spec->secure;
     p->choose = spec->choose;
+    p->meets = spec->meets;
     p->capacity_hoped = spec->capacity_hoped;
     p->security = spec->security;
     p->wiring = spec->wiring;

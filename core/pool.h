@@ -97,6 +97,7 @@ struct moor_pool {
     const struct mr_protocol *protocol;
     moor_err (*secure)(struct mr_upstream *u, struct mr_conn *c); /* see mr_pool_spec */
     const struct mr_protocol *(*choose)(struct mr_upstream *u, const char *alpn); /* the same */
+    bool (*meets)(struct mr_berth *b, struct mr_addrs *addrs);                    /* the same */
     uint32_t capacity_hoped;
     void *security; /* secure's own; freed by unwire */
     void *wiring;   /* the floor above's; freed by unwire */
@@ -137,6 +138,9 @@ struct mr_pool_spec {
     /* The protocol of a conn whose filters are open, by what its peer picked; NULL result: none fits, the
      * conn fails. NULL = `protocol`. On the conn's shard. */
     const struct mr_protocol *(*choose)(struct mr_upstream *u, const char *alpn);
+    /* Its name is resolved: conns of another upstream serve b's claims, which have been sent there; no dial is
+     * made. NULL = never. On b's shard. */
+    bool (*meets)(struct mr_berth *b, struct mr_addrs *addrs);
     /* Claims a conn under TLS is hoped to carry before the first has told; 0 = `protocol` says. */
     uint32_t capacity_hoped;
     void *security;

@@ -4,8 +4,10 @@
  */
 #include "tls/filter.h"
 
+#include "base/span.h"
 #include "core/shard.h"
 #include "tls/hello.h"
+#include "tls/name.h"
 
 #include <errno.h>
 #include <string.h>
@@ -216,6 +218,7 @@ static void tls_drop(struct mr_filter *f)
     mr_tls_hello_end(t);
     mr_tls_session_end(t);
     mr_tls_context_unref(t->context);
+    mr_heap_free(&t->runtime->heap, t->named.base, t->named.len);
     mr_heap_free(&t->runtime->heap, t, sizeof *t);
 }
 
@@ -245,4 +248,15 @@ moor_err mr_tls_filter_add(struct mr_upstream *u, struct mr_conn *c)
     t->context = mr_tls_pool_context(mr_tls_pool_of(u));
     mr_conn_add_filter(c, &t->filter);
     return MOOR_OK;
+}
+
+bool mr_tls_filter_names(const struct mr_conn *c, const struct mr_upstream *u)
+{
+    const struct mr_filter *f = c->bottom;
+    struct mr_cert leaf;
+    if (!f || f->type != &tls_type || !u->host)
+        return false;
+    const struct mr_tls_text *named = &MR_CONTAINER_OF(f, struct mr_tls_conn, filter)->named;
+    return named->base && !mr_cert_parse((moor_span){named->base, named->len}, &leaf, NULL) &&
+           mr_tls_name_matches(&leaf, mr_span_cstr(u->host), mr_tls_is_address(u->host));
 }

@@ -8,5 +8,7 @@
 
 /* Puts TLS on a conn that has just connected. */
 MOOR_NODISCARD moor_err mr_tls_filter_add(struct mr_upstream *u, struct mr_conn *c);
+/* Its certificate was verified, and is one of u's host, too. Only with h2_coalesce; O(names of the certificate). */
+bool mr_tls_filter_names(const struct mr_conn *c, const struct mr_upstream *u);
 
 #endif

@@ -26,7 +26,7 @@ static struct mr_heap *heap_of(const struct mr_tls_conn *t)
     return &t->runtime->heap;
 }
 
-static bool is_address(const char *host)
+bool mr_tls_is_address(const char *host)
 {
     unsigned char any[16];
     return inet_pton(AF_INET, host, any) == 1 || inet_pton(AF_INET6, host, any) == 1;
@@ -129,6 +129,27 @@ static void keep_leaf(struct mr_tls_conn *t, const struct mr_cert *leaf)
     memcpy(t->hello->leaf.base, leaf->der.base, leaf->der.len);
 }
 
+/* Constraints were judged for the host that was meant: whose authority has some serves no other. */
+static bool is_constrained(const moor_span *chain, size_t count)
+{
+    struct mr_cert c;
+    for (size_t i = 1; i < count; i++)
+        if (mr_cert_parse(chain[i], &c, NULL) || c.name_constraints.base)
+            return true;
+    return false;
+}
+
+static void keep_names(struct mr_tls_conn *t, const moor_span *chain, size_t count)
+{
+    if (!t->upstream->pool->options.h2_coalesce || t->named.base || is_constrained(chain, count))
+        return;
+    t->named.base = mr_heap_alloc(heap_of(t), chain[0].len);
+    if (!t->named.base)
+        return;
+    t->named.len = chain[0].len;
+    memcpy(t->named.base, chain[0].base, chain[0].len);
+}
+
 /* Nothing is verified; people who look at the connection still want to see whose it says it is. */
 static int on_verify_nothing(int is_good, WOLFSSL_X509_STORE_CTX *store)
 {
@@ -174,7 +195,7 @@ static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
         &(struct mr_tls_check){
             .context = t->context,
             .host = mr_span_cstr(host),
-            .is_ip = is_address(host),
+            .is_ip = mr_tls_is_address(host),
             .now_s = mr_clock_wall(t->runtime->clock),
         },
         chain, count, &leaf);
@@ -183,6 +204,7 @@ static int on_verify(int is_good, WOLFSSL_X509_STORE_CTX *store)
     t->cert_expires_s = leaf.not_after_s;
     h->must_staple = leaf.has_must_staple;
     keep_leaf(t, &leaf);
+    keep_names(t, chain, count);
     return 1;
 }
 
@@ -329,7 +351,7 @@ static bool set_up(struct mr_tls_conn *t)
         wolfSSL_UseOCSPStapling(w, WOLFSSL_CSR_OCSP, 0) != WOLFSSL_SUCCESS)
         return false;
 #endif
-    return (is_address(host) ||
+    return (mr_tls_is_address(host) ||
             wolfSSL_UseSNI(w, WOLFSSL_SNI_HOST_NAME, host, (word16)len) == WOLFSSL_SUCCESS) &&
            (!alpn[0] || wolfSSL_UseALPN(w, (char *)(uintptr_t)alpn, (unsigned)strlen(alpn),
                                         WOLFSSL_ALPN_CONTINUE_ON_MISMATCH) == WOLFSSL_SUCCESS) &&

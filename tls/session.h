@@ -34,12 +34,16 @@ struct mr_tls_conn {
     uint8_t header_len;               /* bytes of it; 0..4 */
     int32_t code;                     /* the library's, of the last failure */
     int64_t cert_expires_s;           /* of the server's certificate */
+    struct mr_tls_text named;         /* it, DER, for the other hosts it names: h2_coalesce */
     bool is_connected, is_resumed, is_stapled;
     bool is_short;   /* of memory: the failure is that */
     bool is_flooded; /* by a peer that does not read what it asks for */
     bool is_reading; /* inside the library's read: where tickets come */
     bool is_broken;  /* nothing more is said or believed */
 };
+
+/* An IPv4 or IPv6 address, not a name. */
+bool mr_tls_is_address(const char *host);
 
 /* For every context: whom its connections call. */
 void mr_tls_session_hooks(struct WOLFSSL_CTX *wolf, bool is_insecure);

@@ -37,7 +37,12 @@ extern "C" {
     X(tls_resumed, "of those, resumed from a ticket")                                              \
     X(tls_failed, "TLS handshakes that failed")                                                    \
     X(tls_early, "connections that sent early data")                                               \
-    X(tls_early_refused, "of those, refused by the server, and sent again after the handshake")
+    X(tls_early_refused, "of those, refused by the server, and sent again after the handshake")    \
+    X(h2_goaways, "HTTP/2 connections whose server said GOAWAY")                                   \
+    X(h2_refused, "HTTP/2 streams the server did nothing with, and said so")                       \
+    X(h2_broken, "HTTP/2 connections closed by us: the peer broke a rule or passed a bound")       \
+    X(h2_silent, "HTTP/2 connections closed by us: a PING was not answered")                       \
+    X(h2_coalesced, "requests granted a connection of another host")
 
 typedef struct moor_stats {
     size_t size;

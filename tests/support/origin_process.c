@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,23 +19,33 @@
 
 #include <cmocka.h>
 
-static void become_origin(int out)
+enum { FLAGS_MAX = 16 };
+
+static void become_origin(int out, const char *const flags[])
 {
+    char *argv[FLAGS_MAX + 2] = {(char *)(uintptr_t)MOORING_ORIGIN};
+    for (int i = 0; i < FLAGS_MAX && flags[i]; i++)
+        argv[i + 1] = (char *)(uintptr_t)flags[i];
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (dup2(out, STDOUT_FILENO) < 0)
         _exit(126);
-    execl(MOORING_ORIGIN, MOORING_ORIGIN, "--port", "0", "--threads", "1", (char *)NULL);
+    execv(MOORING_ORIGIN, argv);
     _exit(127);
 }
 
 void origin_start(struct origin_process *o)
+{
+    origin_start_with(o, "127.0.0.1", (const char *const[]){"--threads", "1", NULL});
+}
+
+void origin_start_with(struct origin_process *o, const char *address, const char *const flags[])
 {
     int pipe_fds[2];
     assert_int_equal(pipe(pipe_fds), 0);
     o->pid = fork();
     assert_true(o->pid >= 0);
     if (o->pid == 0)
-        become_origin(pipe_fds[1]);
+        become_origin(pipe_fds[1], flags);
     close(pipe_fds[1]);
     FILE *lines = fdopen(pipe_fds[0], "r");
     assert_non_null(lines);
@@ -45,7 +56,8 @@ void origin_start(struct origin_process *o)
     assert_non_null(colon);
     o->port = (int)strtol(colon + 1, NULL, 10);
     assert_true(o->port > 0);
-    snprintf(o->url, sizeof o->url, "http://127.0.0.1:%d", o->port);
+    const bool is_tls = strstr(line, "https://") != NULL;
+    snprintf(o->url, sizeof o->url, "http%s://%s:%d", is_tls ? "s" : "", address, o->port);
 }
 
 void origin_stop(struct origin_process *o)
