@@ -1,128 +1,8 @@
 /* protocol.h: a conn that carries 3 claims, then 1, then none, and back; how the pool lives with
  * it. */
-#include <stdarg.h>
-#include <setjmp.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
+#include "tests/support/count_fixture.h"
+
 #include <string.h>
-#include <cmocka.h>
-
-#include "core/shard.h"
-#include "tests/support/count_protocol.h"
-
-#include <mooring/mooring.h>
-
-struct fixture {
-    struct count_server server;
-    unsigned announces; /* what the server says to new conns; 0 = nothing */
-    moor_runtime *runtime;
-    moor_shard *shard;
-    moor_pool *pool;
-    struct mr_upstream *upstream;
-    struct mr_berth *berth;
-};
-
-static void pool_options(moor_pool_options *o)
-{
-    moor_pool_options_init(o);
-    o->conns_min_idle = 0;
-}
-
-static void open_pool(struct fixture *f, const moor_pool_options *o)
-{
-    struct mr_pool_spec spec = {.name = "count", .protocol = &count_protocol, .options = *o};
-    assert_int_equal(mr_pool_create(f->runtime, &spec, &f->pool), MOOR_OK);
-    assert_int_equal(
-        mr_pool_upstream(f->pool,
-                         &(struct mr_place){.host = {"127.0.0.1", 9}, .port = f->server.port},
-                         &f->upstream),
-        MOOR_OK);
-}
-
-static void make_runtime(struct fixture *f)
-{
-    moor_runtime_options o;
-    moor_runtime_options_init(&o);
-    o.shards = 0;
-    o.recv_buffer_size = 4096;
-    o.recv_buffers = 32;
-    o.log_level = MOOR_LOG_OFF;
-    assert_int_equal(moor_runtime_create(&o, &f->runtime), MOOR_OK);
-}
-
-static void begin(struct fixture *f, const moor_pool_options *given)
-{
-    moor_pool_options o;
-    pool_options(&o);
-    memset(f, 0, sizeof *f);
-    f->announces = 3;
-    count_server_init(&f->server);
-    make_runtime(f);
-    assert_int_equal(moor_shard_adopt(f->runtime, &f->shard), MOOR_OK);
-    open_pool(f, given ? given : &o);
-    f->berth = mr_berth_of(f->upstream, f->shard);
-    assert_non_null(f->berth);
-}
-
-static void finish(struct fixture *f)
-{
-    if (f->pool)
-        assert_int_equal(moor_pool_close(f->pool, 100), MOOR_OK);
-    moor_shard_leave(f->shard);
-    assert_int_equal(moor_runtime_destroy(f->runtime, 1000), MOOR_OK);
-    count_server_fini(&f->server);
-    assert_int_equal(count_counts.opened, count_counts.dropped);
-}
-
-static void turn(struct fixture *f, int ms)
-{
-    assert_int_equal(moor_shard_wait(f->shard, ms), MOOR_OK);
-    count_server_look(&f->server, f->announces);
-    mr_berth_check(f->berth);
-}
-
-#define TURN_UNTIL(f, condition)                                                                   \
-    for (int turns_ = 0; !(condition); turns_++) {                                                 \
-        assert_true(turns_ < 5000);                                                                \
-        turn(f, 1);                                                                                \
-    }
-
-/* Everything said has been heard, every dial has ended or waits for our word, and what follows is
- * done. */
-static void settle(struct fixture *f)
-{
-    for (int i = 0; i < 5; i++)
-        turn(f, 1);
-    TURN_UNTIL(f, count_is_quiet() && (!f->announces || f->berth->dialing == 0));
-    for (int i = 0; i < 5; i++)
-        turn(f, 1);
-}
-
-static void say(struct fixture *f, unsigned conn, const char *line)
-{
-    count_say(&f->server, conn, line);
-    settle(f);
-}
-
-static void acquire(struct fixture *f, struct count_request *r, unsigned from, unsigned n)
-{
-    for (unsigned i = from; i < from + n; i++)
-        assert_int_equal(count_acquire(f->berth, &r[i], i), MOOR_OK);
-    settle(f);
-}
-
-static void done(struct fixture *f, unsigned conn, unsigned id)
-{
-    char line[16];
-    snprintf(line, sizeof line, "done %u", id);
-    say(f, conn, line);
-}
-
-static uint64_t open_conns(struct fixture *f)
-{
-    return atomic_load(&f->berth->local->stats.conns_open);
-}
 
 /* ---- dials ---- */
 
@@ -532,71 +412,6 @@ static void test_a_pool_closes_at_once(void **state)
     finish(&f);
 }
 
-/* ---- shards ---- */
-
-static void stay_on_their_shard(unsigned capacity)
-{
-    struct fixture f = {.announces = capacity};
-    struct moor_shard *shards[2];
-    struct mr_berth *berths[2];
-    struct count_request r[2] = {0};
-    moor_pool_options o;
-    pool_options(&o);
-    o.steal_keep = 0;
-    count_server_init(&f.server);
-    make_runtime(&f);
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(mr_runtime_add_shard(f.runtime, &shards[i]), MOOR_OK);
-    open_pool(&f, &o);
-    atomic_store(&f.upstream->capacity, capacity); /* as the last conn told */
-    for (unsigned i = 0; i < 2; i++) {
-        mr_shard_enter(shards[i]);
-        berths[i] = mr_berth_of(f.upstream, shards[i]);
-        assert_int_equal(count_acquire(berths[i], &r[i], i), MOOR_OK);
-        for (int n = 0; !r[i].done; n++) {
-            assert_true(n < 2000);
-            for (int j = 0; j < 2; j++) {
-                mr_shard_enter(shards[j]);
-                assert_int_equal(mr_shard_turn(shards[j], MR_NS_PER_MS, 0), MOOR_OK);
-            }
-            count_server_look(&f.server, capacity);
-            if (f.server.conns > i && count_heard(&f.server, i, i ? "do 1" : "do 0") == 1 &&
-                f.server.heard_len[i]) {
-                count_say(&f.server, i, i ? "done 1" : "done 0");
-                f.server.heard_len[i] = 0;
-                memset(f.server.heard[i], 0, sizeof f.server.heard[i]);
-            }
-        }
-    }
-    assert_int_equal(f.server.conns, 2);
-    for (int i = 0; i < 2; i++) {
-        assert_int_equal(berths[i]->idle_count, 1);
-        assert_int_equal(atomic_load(&berths[i]->local->stats.conns_moved), 0);
-    }
-    moor_pool_drain(f.pool, 1000, NULL, NULL);
-    while (!atomic_load(&f.pool->drained_word))
-        for (int j = 0; j < 2; j++) {
-            mr_shard_enter(shards[j]);
-            assert_int_equal(mr_shard_turn(shards[j], MR_NS_PER_MS, 0), MOOR_OK);
-        }
-    mr_pool_free(f.pool);
-    for (int i = 0; i < 2; i++) {
-        mr_shard_enter(shards[i]);
-        mr_shard_leave(shards[i]);
-    }
-    mr_shard_enter(NULL);
-    assert_int_equal(moor_runtime_destroy(f.runtime, 1000), MOOR_OK);
-    count_server_fini(&f.server);
-    assert_int_equal(count_counts.opened, count_counts.dropped);
-}
-
-static void test_shared_conns_stay_on_their_shard(void **state)
-{
-    (void)state;
-    stay_on_their_shard(3);
-    stay_on_their_shard(1); /* nor are they asked for: the other shard dials */
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -618,7 +433,6 @@ int main(void)
         cmocka_unit_test(test_a_pool_closes_at_once),
         cmocka_unit_test(test_a_pause_after_a_conn_without_use),
         cmocka_unit_test(test_idle_conns_are_checked_by_their_own_protocol),
-        cmocka_unit_test(test_shared_conns_stay_on_their_shard),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
