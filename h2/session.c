@@ -68,7 +68,8 @@ moor_err mr_h2_session_init(struct mr_h2_session *h, struct mr_heap *heap,
     h->events = events;
     h->now_ns = now_ns;
     mr_h2_guard_init(&h->guard, now_ns);
-    mr_h2_bdp_init(&h->bdp, limits->window_stream, limits->window_max);
+    /* Half: one whose reader stops must not fill what all of the conn may hold. */
+    mr_h2_bdp_init(&h->bdp, limits->window_stream, limits->window_max / 2);
     mr_h2_schedule_init(&h->schedule);
     if (make(h)) {
         mr_h2_memory_fini(&h->memory);

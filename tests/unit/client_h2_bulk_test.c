@@ -1,5 +1,5 @@
 /*
- * Much data on one HTTP/2 conn: 100 MB up and down at once, and readers that stop.
+ * Much data on one HTTP/2 conn: 100 MB up and down at once, and readers that stop while others go on.
  * Bounds are counted in bytes.
  */
 #include "tests/support/fixture_pool.h"
@@ -109,16 +109,24 @@ static void test_much_both_ways_at_once(void **state)
 
 /* ---- readers that stop ---- */
 
-enum { WINDOW_MAX = 1 << 20, LONG = 8 << 20 };
+enum { WINDOW_MAX = 1 << 20, LONG = 8 << 20, OTHERS = 64 };
 /* Beside what is lent: frames, sessions, requests, and buffers while the others run. */
 enum { MEMORY_BESIDE = 1 << 20 };
+
+static uint64_t stop_after; /* bytes of the stopped call */
+
+static void stop(struct call *c)
+{
+    c->is_holding = c->bytes >= stop_after;
+}
 
 static void stopped_init(struct call *c)
 {
     static char url[32];
     snprintf(url, sizeof url, "/bytes/%d", (int)LONG);
     call_init(c, f.pool, url);
-    c->is_holding = true;
+    c->is_holding = stop_after == 0;
+    c->on_chunk = stop;
 }
 
 static uint64_t bytes_of(struct call *c)
@@ -129,9 +137,22 @@ static uint64_t bytes_of(struct call *c)
     return n;
 }
 
+/* Nothing more comes. */
+static void wait_until_it_stands(struct call *c)
+{
+    for (uint64_t before = 0, quiet = 0; quiet < 50; quiet++) {
+        const uint64_t now = bytes_of(c);
+        assert_true(now < LONG);
+        quiet = now && now == before ? quiet : 0;
+        before = now;
+        peer_sleep_ms(2);
+    }
+}
+
 static void go_on(void *user)
 {
     struct call *c = user;
+    c->on_chunk = NULL;
     c->is_holding = false;
     call_return_all(c);
 }
@@ -162,12 +183,63 @@ static uint64_t memory_used(void)
     return s.memory_used;
 }
 
+static void others_complete(void)
+{
+    static struct call others[OTHERS];
+    for (int i = 0; i < OTHERS; i++) {
+        call_init(&others[i], f.pool, i % 2 ? "/bytes/300000" : "/bytes/1000");
+        call_start(&f, &others[i]);
+    }
+    for (int i = 0; i < OTHERS; i++) {
+        call_wait(&others[i]);
+        assert_err(others[i].done.fault.err, MOOR_OK);
+        assert_int_equal(others[i].bytes, i % 2 ? 300000 : 1000);
+        assert_true(others[i].is_pattern);
+        call_check(&others[i]);
+        call_fini(&others[i]);
+    }
+}
+
+/* after: bytes the reader takes before it stops. */
+static void others_go_on(uint64_t after)
+{
+    static struct call stopped;
+    open_pool(WINDOW_MAX);
+    stop_after = after;
+    others_complete(); /* what stays allocated is there */
+    const uint64_t before = memory_used();
+    stopped_init(&stopped);
+    call_start(&f, &stopped);
+    wait_until_it_stands(&stopped);
+    const uint64_t held = bytes_of(&stopped) - after;
+    others_complete();
+    assert_in_range(held, 1, WINDOW_MAX + 65536);
+    assert_true(bytes_of(&stopped) == held + after);
+    assert_in_range(memory_used(), 0, before + 2 * WINDOW_MAX + MEMORY_BESIDE);
+    finish_stopped(&stopped, 1);
+    close_pool();
+}
+
+static void test_others_go_on_beside_one_that_never_reads(void **state)
+{
+    (void)state;
+    others_go_on(0);
+}
+
+/* Its window has grown meanwhile. */
+static void test_others_go_on_beside_one_that_stops(void **state)
+{
+    (void)state;
+    others_go_on(4 << 20);
+}
+
 static void test_what_all_hold_is_bounded(void **state)
 {
     (void)state;
     enum { STOPPED = 40 };
     static struct call stopped[STOPPED];
     open_pool(WINDOW_MAX);
+    stop_after = 0;
     const uint64_t before = memory_used();
     for (int i = 0; i < STOPPED; i++) {
         stopped_init(&stopped[i]);
@@ -207,6 +279,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_much_both_ways_at_once),
+        cmocka_unit_test(test_others_go_on_beside_one_that_never_reads),
+        cmocka_unit_test(test_others_go_on_beside_one_that_stops),
         cmocka_unit_test(test_what_all_hold_is_bounded),
     };
     return cmocka_run_group_tests(tests, start, end);
