@@ -91,6 +91,10 @@ static bool read_option(struct load_job *job, int option)
         return job->is_plain = true;
     case 'w':
         return read_work(optarg, &job->work);
+    case 'z':
+        job->has_beside = true;
+        job->beside = (unsigned)strtoul(optarg, &end, 10);
+        return !errno && !*end && job->beside <= 100;
     default:
         return read_tls_option(&job->tls, option);
     }
@@ -100,7 +104,8 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
 {
     struct load_job job = {.conc = 64, .requests = UINT64_MAX, .seconds = 0};
     bool is_valid = true;
-    for (int option; is_valid && (option = getopt(argc, argv, "2c:d:n:pVw:a:k:s:m:x:rb")) != -1;) {
+    for (int option;
+         is_valid && (option = getopt(argc, argv, "2c:d:n:pVw:z:a:k:s:m:x:rb")) != -1;) {
         if (option == 'V') {
             puts(version);
             exit(0);
@@ -117,7 +122,8 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
         }
     }
     fprintf(stderr,
-            "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] [-2] [-p] http[s]://ADDRESS:PORT/PATH\n"
+            "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] [-2] [-p] [-z STOPPED] "
+            "http[s]://ADDRESS:PORT/PATH\n"
             "of TLS: [-w handshakes|flush|idle] [-a ROOTS] [-k CERT_AND_KEY] [-s NAME]\n"
             "        [-m VERSION_MIN] [-x VERSION_MAX] [-r] [-b]\n",
             argv[0]);

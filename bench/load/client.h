@@ -3,7 +3,7 @@
  * with. All do the same job, so that a script can compare what it cost them. Of bench/load/run: GET
  * one resource over `conc` keep-alive conns, the next request of a conn as soon as its reply is
  * complete. Of bench/load/tls, besides: load_work. Of bench/load/h2: the same as one conn of `conc`
- * streams.
+ * streams; of bench/load/stopped_reader, besides: `beside`.
  */
 #ifndef BENCH_LOAD_CLIENT_H
 #define BENCH_LOAD_CLIENT_H
@@ -41,6 +41,8 @@ struct load_job {
     bool is_plain;     /* the way the peer's manual shows, not its fastest */
     bool is_secure;    /* https */
     bool is_h2;        /* HTTP/2 and nothing else, `conc` streams on one conn */
+    bool has_beside;   /* `beside` was given: only what comes after they stand is to be reported */
+    unsigned beside;   /* requests on the same conn whose reader has stopped */
     enum load_work work;
     struct load_tls tls;
 };

@@ -9,6 +9,23 @@
 
 enum { PATIENCE_MS = 100 };
 
+/* A reader that stops once its windows have grown; of mooring-origin. */
+#define BESIDE_PATH "/bytes/1000000000000"
+enum {
+    BESIDE_MAX = 100,
+    READ_FIRST = 16 << 20,
+    HELD_MAX = 4096,
+    STANDS_MS = 20,
+    STANDS_TURNS = 10
+};
+struct beside {
+    uint64_t bytes;
+    moor_op op;
+    moor_chunk held[HELD_MAX];
+    unsigned count;
+    bool is_over;
+};
+
 struct client {
     moor_pool *pool;
     moor_http_request request;
@@ -62,6 +79,73 @@ static void submit(struct client *c)
         fprintf(stderr, "refused: %s\n", moor_err_text(e));
 }
 
+/* ---- readers that have stopped ---- */
+
+static void beside_chunk(void *user, moor_chunk chunk)
+{
+    struct beside *b = user;
+    b->bytes += chunk.bytes.len;
+    if (b->bytes > READ_FIRST && b->count < HELD_MAX)
+        b->held[b->count++] = chunk;
+    else
+        moor_chunk_return(chunk);
+}
+
+static void beside_done(void *user, const moor_http_done *done)
+{
+    struct beside *b = user;
+    (void)done;
+    b->is_over = true;
+}
+
+static const moor_http_handlers beside_handlers = {
+    .size = sizeof beside_handlers, .on_chunk = beside_chunk, .on_done = beside_done};
+
+/* Until nothing more comes to it. False: it ended. */
+static bool wait_until_stands(struct beside *b, moor_shard *shard)
+{
+    uint64_t before = 0;
+    for (int turns = 0; turns < STANDS_TURNS; turns++) {
+        if (moor_shard_wait(shard, STANDS_MS) != MOOR_OK || b->is_over)
+            return false;
+        if (b->bytes != before || b->bytes <= READ_FIRST)
+            turns = 0;
+        before = b->bytes;
+    }
+    return true;
+}
+
+static bool stop_beside(struct client *c, struct beside *all, unsigned count, moor_shard *shard)
+{
+    moor_http_request r = c->request;
+    r.url = BESIDE_PATH;
+    for (unsigned i = 0; i < count; i++)
+        if (moor_http_send(c->pool, &r, &beside_handlers, &all[i], &all[i].op) != MOOR_OK ||
+            !wait_until_stands(&all[i], shard)) {
+            fprintf(stderr, "a reader to be stopped was not served\n");
+            return false;
+        }
+    return true;
+}
+
+/* Returns what they held. */
+static uint64_t end_beside(struct beside *all, unsigned count, moor_shard *shard)
+{
+    uint64_t held = 0;
+    for (unsigned i = 0; i < count; i++) {
+        moor_cancel(all[i].op);
+        for (unsigned j = 0; j < all[i].count; j++) {
+            held += all[i].held[j].bytes.len;
+            moor_chunk_return(all[i].held[j]);
+        }
+        while (!all[i].is_over && moor_shard_wait(shard, PATIENCE_MS) == MOOR_OK)
+            ;
+    }
+    return held;
+}
+
+/* ---- the load ---- */
+
 static moor_err work(struct client *c, const struct load_job *job, moor_shard *shard)
 {
     const double start = load_clock();
@@ -84,7 +168,7 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     moor_pool_options_init(&o);
     o.conns_max = job->is_h2 ? 1 : job->conc;
     o.http_version = job->is_h2 ? "2" : "1.1";
-    o.h2_streams_max = job->conc;
+    o.h2_streams_max = job->conc + job->beside;
     o.conns_min_idle = 0;
     o.tls_ca = job->tls.roots;
     o.tls_server_name = job->tls.name;
@@ -95,7 +179,17 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     }
     moor_http_request_init(&c.request);
     c.request.url = job->path;
+    static struct beside beside[BESIDE_MAX], passing;
+    if (job->has_beside) { /* the windows have grown, whether one holds on to them or not */
+        if (!stop_beside(&c, &passing, 1, shard))
+            return 1;
+        (void)end_beside(&passing, 1, shard);
+        if (!stop_beside(&c, beside, job->beside, shard))
+            return 1;
+        load_begin(&c.result, 0);
+    }
     e = work(&c, job, shard);
+    const uint64_t held = end_beside(beside, job->beside, shard);
     moor_stats pool = {.size = sizeof pool};
     moor_stats_read(c.pool, &pool);
     if (e == MOOR_OK)
@@ -109,10 +203,10 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
     moor_runtime_stats_read(runtime, &s);
     snprintf(more, sizeof more,
              ",\"backend\":\"%s\",\"turns\":%llu,\"enters\":%llu,\"other_syscalls\":%llu"
-             ",\"conns\":%llu",
+             ",\"conns\":%llu,\"held\":%llu",
              moor_runtime_backend(runtime), (unsigned long long)s.turns,
              (unsigned long long)s.enters, (unsigned long long)s.syscalls,
-             (unsigned long long)pool.conns_created);
+             (unsigned long long)pool.conns_created, (unsigned long long)held);
     return load_report(&c.result, more);
 }
 
