@@ -23,3 +23,10 @@ int64_t mr_clock_wall(const struct mr_clock *c)
     clock_gettime(CLOCK_REALTIME, &ts);
     return ts.tv_sec;
 }
+
+void mr_clock_pause(const struct mr_clock *c, int64_t ns)
+{
+    const struct timespec t = {.tv_nsec = ns};
+    if (c->now == system_now)
+        clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL);
+}

@@ -28,6 +28,9 @@ static inline int64_t mr_clock_now(const struct mr_clock *c)
 /* What certificates and tickets are dated in. Never for deadlines: it jumps. */
 int64_t mr_clock_wall(const struct mr_clock *c);
 
+/* Sleeps so long, under a second; not at all where the clock is not the system's. One caller: see mr_shard_turn. */
+void mr_clock_pause(const struct mr_clock *c, int64_t ns);
+
 /* Relative milliseconds as callers give them (negative = for ever) to an absolute deadline, saturating. */
 static inline int64_t mr_deadline(int64_t now_ns, int64_t relative_ms)
 {

@@ -256,6 +256,7 @@ void mr_h2_conn_refused(struct mr_h2_conn *h)
 void mr_h2_conn_served(struct mr_h2_conn *h)
 {
     h->has_served = true;
+    h->ended++;
     if (h->capacity < h->streams_max)
         set_capacity(h, h->capacity + 1);
     if (mr_h2_is_exhausted(&h->session))
@@ -305,6 +306,15 @@ static moor_err h2_open(struct mr_conn *c)
     return MOOR_OK;
 }
 
+/* Many small responses that come one by one: the next are let gather. */
+static void let_gather(struct mr_h2_conn *h)
+{
+    struct mr_loop *l = loop_of(h);
+    mr_loop_gather(
+        l, mr_h2_gather(&h->gather, h->ended, h->conn->used, l->gather_max_ns, h->heard_ns));
+    h->ended = 0;
+}
+
 static size_t h2_input(struct mr_conn *c, const struct mr_in *in)
 {
     struct mr_h2_conn *h = mr_h2_conn_of(c);
@@ -325,8 +335,10 @@ static size_t h2_input(struct mr_conn *c, const struct mr_in *in)
         mr_berth_withdraw(c);
         watch(h);
         mr_h2_conn_write_later(h);
-    } else if (mr_h2_wants_output(&h->session)) {
-        mr_h2_conn_write_later(h);
+    } else {
+        let_gather(h);
+        if (mr_h2_wants_output(&h->session))
+            mr_h2_conn_write_later(h);
     }
     return in->len;
 }

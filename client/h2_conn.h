@@ -5,6 +5,7 @@
 #define MR_CLIENT_H2_CONN_H
 
 #include "client/exchange.h"
+#include "h2/gather.h"
 
 struct mr_h2_block; /* frames on their way out */
 
@@ -17,6 +18,8 @@ struct mr_h2_conn {
     struct mr_h2_block *spare;
     struct mr_deferred write; /* one output per turn */
     struct mr_timer alive;    /* while streams are open, or a PING is due back */
+    struct mr_h2_gather gather;
+    uint32_t ended; /* streams that a receive ended */
     int64_t heard_ns, asked_ns;
     const struct mr_berth *also; /* of another host that it was found to serve last */
     uint32_t streams_max;        /* ours and the peer's, the lower */

@@ -25,6 +25,9 @@ struct mr_loop {
     struct mr_wheel wheel;
     struct mr_list deferred; /* mr_deferred: FIFO */
     struct mr_list flushes;  /* mr_deferred: run last before the kernel is entered */
+    int64_t gather_max_ns;   /* the owner's: how long mr_loop_gather may ask for; 0 = not at all */
+    int64_t gather_ns;       /* asked for this turn */
+    uint64_t gathers; /* pauses */
     uint64_t turns;
     uint64_t calls;  /* timers fired and deferred work run: callbacks may have run */
     uint64_t random; /* state of mr_loop_random; seeded by the owner */
@@ -50,6 +53,14 @@ static inline void mr_loop_timer(struct mr_loop *l, struct mr_timer *t, int64_t 
 static inline void mr_loop_untimer(struct mr_loop *l, struct mr_timer *t)
 {
     mr_wheel_remove(&l->wheel, t);
+}
+
+/* More is about to come: before the kernel is next waited for, the owner sleeps so long and no longer.
+ * At most gather_max_ns; asked for twice = the shorter; 0 = nothing. */
+static inline void mr_loop_gather(struct mr_loop *l, int64_t ns)
+{
+    if (ns && (!l->gather_ns || ns < l->gather_ns))
+        l->gather_ns = ns;
 }
 
 /* Nanoseconds until the loop has something to do by itself: 0 = now, MR_NEVER = not unless events come. */

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -202,6 +203,14 @@ static void announce(struct moor_runtime *r, uint32_t index, uint32_t word)
     mr_futex_wake(&r->thread_words[index], 1);
 }
 
+/* The kernel's slack of 50 us would be all the sleep there is. */
+static void settle_gathering(struct moor_shard *s)
+{
+    const moor_runtime_options *o = &s->runtime->options;
+    if (o->gather_us && !o->spin_us && !prctl(PR_SET_TIMERSLACK, 1))
+        s->mine.loop.gather_max_ns = o->gather_us * MR_NS_PER_US;
+}
+
 static void *run_shard(void *arg)
 {
     struct moor_shard *s = arg;
@@ -214,6 +223,7 @@ static void *run_shard(void *arg)
         announce(r, s->index, WORD_FAILED + (uint32_t)e);
         return NULL;
     }
+    settle_gathering(s);
     announce(r, s->index, WORD_RUNNING);
     while (!s->mine.is_over || !mr_inbox_is_empty(&s->shared.inbox))
         if (mr_shard_turn(s, MR_NEVER, 0))

@@ -4,6 +4,7 @@
  */
 #include "core/shard.h"
 
+#include "base/count.h"
 #include "core/pool.h"
 #include "core/runtime.h"
 
@@ -272,6 +273,15 @@ static bool spin(struct moor_shard *s)
     return false;
 }
 
+/* What is to be sent goes first. Who posts meanwhile need not wake us: the inbox is looked at next. */
+static void gather(struct moor_shard *s)
+{
+    struct mr_loop *l = &s->mine.loop;
+    MR_COUNT(l->gathers, 1);
+    if (!mr_io_wait(l->io, 0))
+        mr_clock_pause(l->clock, l->gather_ns);
+}
+
 /* From here a poster wakes us. False: there is a message already. */
 static bool prepare_to_sleep(struct moor_shard *s)
 {
@@ -294,6 +304,9 @@ moor_err mr_shard_turn(struct moor_shard *s, int64_t timeout_ns, unsigned budget
         timeout_ns = 0;
     if (timeout_ns > 0 && s->spin_ns && spin(s))
         timeout_ns = 0;
+    if (timeout_ns > 0 && s->mine.loop.gather_ns)
+        gather(s);
+    s->mine.loop.gather_ns = 0;
     if (timeout_ns > 0 && !prepare_to_sleep(s))
         timeout_ns = 0;
     const moor_err e = mr_loop_finish(&s->mine.loop, timeout_ns, budget);

@@ -84,6 +84,8 @@ static bool read_option(struct load_job *job, int option)
     case 'd':
         job->seconds = strtod(optarg, &end);
         return !errno && !*end && job->seconds > 0;
+    case 'l':
+        return job->is_threaded = true;
     case 'n':
         job->requests = strtoull(optarg, &end, 10);
         return !errno && !*end && job->requests > 0;
@@ -105,7 +107,7 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
     struct load_job job = {.conc = 64, .requests = UINT64_MAX, .seconds = 0};
     bool is_valid = true;
     for (int option;
-         is_valid && (option = getopt(argc, argv, "2c:d:n:pVw:z:a:k:s:m:x:rb")) != -1;) {
+         is_valid && (option = getopt(argc, argv, "2c:d:ln:pVw:z:a:k:s:m:x:rb")) != -1;) {
         if (option == 'V') {
             puts(version);
             exit(0);
@@ -122,7 +124,7 @@ bool load_job_read(int argc, char **argv, const char *version, struct load_job *
         }
     }
     fprintf(stderr,
-            "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] [-2] [-p] [-z STOPPED] "
+            "usage: %s [-c CONC] [-d SECONDS] [-n REQUESTS] [-2] [-l] [-p] [-z STOPPED] "
             "http[s]://ADDRESS:PORT/PATH\n"
             "of TLS: [-w handshakes|flush|idle] [-a ROOTS] [-k CERT_AND_KEY] [-s NAME]\n"
             "        [-m VERSION_MIN] [-x VERSION_MAX] [-r] [-b]\n",

@@ -41,6 +41,7 @@ struct load_job {
     bool is_plain;     /* the way the peer's manual shows, not its fastest */
     bool is_secure;    /* https */
     bool is_h2;        /* HTTP/2 and nothing else, `conc` streams on one conn */
+    bool is_threaded;  /* on a thread of the library's, where the client has a choice */
     bool has_beside;   /* `beside` was given: only what comes after they stand is to be reported */
     unsigned beside;   /* requests on the same conn whose reader has stopped */
     enum load_work work;

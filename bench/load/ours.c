@@ -1,11 +1,13 @@
 /*
- * Ours, lean: one adopted shard on the public API, the next request submitted from on_done. What
- * a service built on the library pays, without the threads and histograms of the program mooring.
- * One thread, which is the shard.
+ * Ours, lean: one shard on the public API, the next request submitted from on_done. What a service built
+ * on the library pays, without the histograms of the program mooring.
+ * The shard is the one thread, adopted; with -l a thread of the library's, and main waits.
  */
 #include "client.h"
 
 #include <mooring/mooring.h>
+
+#include <semaphore.h>
 
 enum { PATIENCE_MS = 100 };
 
@@ -32,6 +34,10 @@ struct client {
     uint64_t left; /* requests still to be made */
     unsigned in_flight;
     int version; /* of HTTP that is right, as moor_http_head has it */
+    moor_task task;
+    unsigned conc;
+    double until; /* with -l */
+    sem_t over;   /* the same */
     struct load_result result;
 };
 
@@ -59,7 +65,11 @@ static void on_done(void *user, const moor_http_done *done)
         c->result.requests++;
     else if (c->result.errors++ == 0)
         fprintf(stderr, "%s: %s\n", moor_err_name(done->fault.err), done->fault.what);
+    if (c->until > 0 && (c->result.requests & 63) == 0 && load_clock() >= c->until)
+        c->left = 0;
     submit(c);
+    if (c->until > 0 && c->in_flight == 0)
+        sem_post(&c->over);
 }
 
 static const moor_http_handlers handlers = {
@@ -161,6 +171,30 @@ static moor_err work(struct client *c, const struct load_job *job, moor_shard *s
     return e;
 }
 
+static void begin(void *user)
+{
+    struct client *c = user;
+    for (unsigned i = 0; i < c->conc; i++)
+        submit(c);
+    if (c->in_flight == 0)
+        sem_post(&c->over);
+}
+
+/* On the library's thread; the shard is its first. */
+static moor_err work_there(struct client *c, const struct load_job *job, moor_runtime *runtime)
+{
+    const double start = load_clock();
+    c->conc = job->conc;
+    c->until = start + job->seconds;
+    sem_init(&c->over, 0, 0);
+    c->task = (moor_task){.run = begin, .user = c};
+    const moor_err e = moor_post(moor_shard_at(runtime, 0), &c->task);
+    if (e == MOOR_OK)
+        sem_wait(&c->over);
+    c->result.seconds = load_clock() - start;
+    return e;
+}
+
 static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *shard)
 {
     struct client c = {.left = job->requests, .version = job->is_h2 ? 20 : 11};
@@ -188,7 +222,7 @@ static int run(const struct load_job *job, moor_runtime *runtime, moor_shard *sh
             return 1;
         load_begin(&c.result, 0);
     }
-    e = work(&c, job, shard);
+    e = shard ? work(&c, job, shard) : work_there(&c, job, runtime);
     const uint64_t held = end_beside(beside, job->beside, shard);
     moor_stats pool = {.size = sizeof pool};
     moor_stats_read(c.pool, &pool);
@@ -218,19 +252,24 @@ int main(int argc, char **argv)
     moor_shard *shard = NULL;
     if (!load_job_read(argc, argv, moor_build_info(), &job))
         return 2;
+    if (job.is_threaded && job.has_beside) {
+        fprintf(stderr, "-z needs the thread of main: not with -l\n");
+        return 2;
+    }
     moor_runtime_options_init(&o);
     if (moor_runtime_options_from_env(&o, NULL, 0) != MOOR_OK) /* the backend, above all */
         return 2;
-    o.shards = 0;
+    o.shards = job.is_threaded;
     moor_err e = moor_runtime_create(&o, &runtime);
-    if (e == MOOR_OK)
+    if (e == MOOR_OK && !job.is_threaded)
         e = moor_shard_adopt(runtime, &shard);
     if (e != MOOR_OK) {
         fprintf(stderr, "%s\n", moor_err_text(e));
         return e == MOOR_ENOSYS ? 77 : 1;
     }
     const int status = run(&job, runtime, shard);
-    moor_shard_leave(shard);
+    if (shard)
+        moor_shard_leave(shard);
     if (moor_runtime_destroy(runtime, 1000) != MOOR_OK)
         fprintf(stderr, "something is still out\n");
     return status;

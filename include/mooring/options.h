@@ -40,6 +40,7 @@ typedef struct moor_runtime_options {
     size_t size;                  /* set by moor_runtime_options_init                        */
     uint32_t shards;              /* threads of ours: AUTO = one per allowed CPU; 0..64, 0 = adopted only */
     uint32_t spin_us;             /* a shard polls this long before it sleeps; 0..1000, 0     */
+    uint32_t gather_us;           /* HTTP/2: a shard may sleep this long for more responses; 0..1000, 50 */
     size_t memory_limit;          /* bytes per shard, all arenas and buffers; 256 MiB         */
     size_t recv_buffer_size;      /* bytes, a power of two; 512..1 MiB, 16 KiB                */
     uint32_t recv_buffers;        /* most receive buffers per shard; 8..32768, 256            */
