@@ -53,6 +53,7 @@ void mr_h2_stream_forget(struct mr_h2_stream *s)
 {
     struct mr_h2_session *h = s->session;
     mr_h2_schedule_remove(&h->schedule, &s->turn);
+    h->unsent_count -= !s->is_sent;
     if (h->chosen == s)
         h->chosen = NULL;
     if (h->last == s)
@@ -320,16 +321,17 @@ static const char *accusation(uint32_t code)
 static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
     (void)ng;
-    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
-        struct mr_h2_session *h = user;
-        if (!h->fault)
-            h->fault = h->invalid ? h->invalid : accusation(frame->goaway.error_code);
-    }
+    struct mr_h2_session *h = user;
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR &&
+        !h->fault)
+        h->fault = h->invalid ? h->invalid : accusation(frame->goaway.error_code);
     if (frame->hd.type != NGHTTP2_HEADERS)
         return 0;
-    struct mr_h2_stream *s = stream_of(user, frame->hd.stream_id);
-    if (s)
+    struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
+    if (s) {
         s->is_sent = true;
+        h->unsent_count--;
+    }
     return 0;
 }
 

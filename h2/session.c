@@ -89,9 +89,15 @@ void mr_h2_session_fini(struct mr_h2_session *h)
     mr_h2_memory_fini(&h->memory);
 }
 
+/* A server may close at our GOAWAY once it has answered what came before: no request may follow it. */
+static bool is_goaway_next(const struct mr_h2_session *h)
+{
+    return h->is_goaway_due && !h->unsent_count;
+}
+
 bool mr_h2_wants_output(const struct mr_h2_session *h)
 {
-    return h->unwritten.len || nghttp2_session_want_write(h->ng) ||
+    return h->unwritten.len || nghttp2_session_want_write(h->ng) || is_goaway_next(h) ||
            mr_h2_schedule_pick(&h->schedule);
 }
 
@@ -152,6 +158,11 @@ static bool choose(struct mr_h2_session *h)
 static bool next_frame(struct mr_h2_session *h)
 {
     const uint8_t *frame;
+    if (is_goaway_next(h)) {
+        h->is_goaway_due = false;
+        /* Of no memory nothing is said: the end of the conn says it, too. */
+        (void)nghttp2_submit_goaway(h->ng, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, NULL, 0);
+    }
     ssize_t n = nghttp2_session_mem_send(h->ng, &frame);
     if (n == 0 && choose(h))
         n = nghttp2_session_mem_send(h->ng, &frame);
@@ -231,6 +242,7 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
     mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_RST_STREAM, 1); /* which it may refuse */
     s->session = h;
     s->id = id;
+    h->unsent_count++;
     s->is_body_over = !has_body;
     s->message.is_for_head = mr_span_is_equal(fields[0].value, mr_span_cstr("HEAD"));
     mr_h2_turn_init(&s->turn, id, urgency, is_incremental);
@@ -320,5 +332,5 @@ void mr_h2_go_away(struct mr_h2_session *h)
     if (h->is_going_away)
         return;
     h->is_going_away = true;
-    (void)nghttp2_submit_goaway(h->ng, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, NULL, 0);
+    h->is_goaway_due = true;
 }

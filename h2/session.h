@@ -107,8 +107,10 @@ struct mr_h2_session {
     size_t unreturned; /* received, not consumed: over all streams */
     size_t withheld;   /* of the connection's window */
     uint64_t received;
-    bool is_alive_asked; /* mr_h2_ping is unanswered */
+    uint32_t unsent_count; /* streams whose HEADERS wait to be written */
+    bool is_alive_asked;   /* mr_h2_ping is unanswered */
     bool is_going_away;
+    bool is_goaway_due; /* ours, behind the last of those HEADERS */
 };
 
 /* Queues the preface, SETTINGS and the window. ENOMEM. */
@@ -146,7 +148,7 @@ void mr_h2_stream_leave(struct mr_h2_stream *s, uint32_t code);
 
 /* Asks for a sign of life; pong() or mr_h2_session.is_alive_asked tell. */
 void mr_h2_ping(struct mr_h2_session *h);
-/* GOAWAY: nothing new comes from us, the rest goes on. */
+/* GOAWAY: nothing new comes from us, what was submitted before goes on. */
 void mr_h2_go_away(struct mr_h2_session *h);
 
 #endif

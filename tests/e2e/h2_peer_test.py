@@ -199,6 +199,12 @@ class Streams(PeerTest):
         peer = self.load("goaway_after_n", "-c", "1", "-m", "10", number=20)
         self.assertGreaterEqual(peer.conns, 5)
 
+    def test_nothing_begins_behind_our_own_goaway(self):
+        """A conn is worn while requests of the same moment still wait to be written."""
+        peer = self.load("good", "-c", "4", "-m", "8", count=500, MOORING_USES_MAX="7")
+        self.assertGreaterEqual(peer.conns, 500 // 7)
+        self.assertIn(0, peer.goaways)
+
     def test_goaway_after_fewer_than_are_open(self):
         """Some are above the last id of one conn after another."""
         peer = self.load("goaway_after_n", "-c", "1", "-m", "10", number=5,

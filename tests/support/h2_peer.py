@@ -112,6 +112,7 @@ class Conn:
         self.acks_pings = True
         self.refills = True
         self.bytewise = False
+        self.is_left = False  # the client said GOAWAY: nothing new comes from it
 
     # --- out
 
@@ -197,6 +198,7 @@ class Conn:
             if self.acks_pings:
                 self.send(frame(PING, ACK, 0, payload))
         elif kind == GOAWAY:
+            self.is_left = True
             self.peer.note("goaways", int.from_bytes(payload[4:8], "big"))
         elif kind == RST:
             self.peer.note("resets", int.from_bytes(payload, "big"))
@@ -243,6 +245,8 @@ class Conn:
             self.peer.violation(f"stream {len(self.streams) + 1} of {limit}")
         if stream <= self.last or stream % 2 == 0:
             self.peer.violation(f"stream {stream} after {self.last}")
+        if self.is_left:
+            self.peer.violation(f"stream {stream} after GOAWAY")
         self.last = stream
         self.streams[stream] = Stream(stream, self.limits[INITIAL_WINDOW])
         self.streams[stream].room = self.theirs[INITIAL_WINDOW]

@@ -24,6 +24,7 @@ struct server {
     uint8_t body[BODY_MAX];
     size_t received, answered;
     bool refuses, goes_away, sends_trailers;
+    int asked, goodbyes, asked_late; /* requests; GOAWAYs of the client, and requests behind one */
 };
 
 static ssize_t read_answer(nghttp2_session *ng, int32_t id, uint8_t *to, size_t cap,
@@ -63,6 +64,9 @@ static void answer(struct server *v, int32_t id)
 static int server_frame(nghttp2_session *ng, const nghttp2_frame *f, void *user)
 {
     struct server *v = user;
+    v->goodbyes += f->hd.type == NGHTTP2_GOAWAY;
+    v->asked += f->hd.type == NGHTTP2_HEADERS;
+    v->asked_late += f->hd.type == NGHTTP2_HEADERS && v->goodbyes;
     if ((f->hd.type != NGHTTP2_HEADERS && f->hd.type != NGHTTP2_DATA) ||
         !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
         return 0;
@@ -349,6 +353,58 @@ static void test_refused_and_left_behind_is_unprocessed(void **state)
     }
 }
 
+/* What was submitted before we go away is written before it, however long it has to wait for its turn. */
+static void test_nothing_follows_our_goaway(void **state)
+{
+    (void)state;
+    for (uint32_t at_once = 1; at_once <= 2; at_once++) {
+        static struct request r[2];
+        struct mr_h2_session h;
+        static struct server v;
+        memset(r, 0, sizeof r);
+        server_open(&v);
+        assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+        const nghttp2_settings_entry most = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, at_once};
+        assert_int_equal(nghttp2_submit_settings(v.ng, 0, &most, 1), 0);
+        assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal(submit(&h, &r[i], false), MOOR_OK);
+        mr_h2_go_away(&h);
+        assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+        assert_int_equal(v.asked, 2);
+        assert_int_equal(v.asked_late, 0);
+        assert_int_equal(v.goodbyes, 1);
+        for (int i = 0; i < 2; i++)
+            assert_true(r[i].end.is_complete);
+        close_all(&h, &v);
+    }
+}
+
+/* Nor does it wait for those who gave up before they were written. */
+static void test_our_goaway_waits_for_nobody_who_left(void **state)
+{
+    (void)state;
+    static struct request r;
+    struct mr_h2_session h;
+    static struct server v;
+    memset(&r, 0, sizeof r);
+    server_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+    const nghttp2_settings_entry none = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 0};
+    assert_int_equal(nghttp2_submit_settings(v.ng, 0, &none, 1), 0);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(submit(&h, &r, false), MOOR_OK);
+    mr_h2_go_away(&h);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(v.goodbyes, 0);
+    mr_h2_stream_leave(&r.stream, NGHTTP2_CANCEL);
+    assert_true(mr_h2_wants_output(&h));
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(v.goodbyes, 1);
+    assert_int_equal(v.asked, 0);
+    close_all(&h, &v);
+}
+
 static void test_who_leaves_hears_nothing_more(void **state)
 {
     (void)state;
@@ -453,6 +509,8 @@ int main(void)
         cmocka_unit_test(test_an_empty_last_piece),
         cmocka_unit_test(test_one_byte_at_a_time),
         cmocka_unit_test(test_refused_and_left_behind_is_unprocessed),
+        cmocka_unit_test(test_nothing_follows_our_goaway),
+        cmocka_unit_test(test_our_goaway_waits_for_nobody_who_left),
         cmocka_unit_test(test_who_leaves_hears_nothing_more),
         cmocka_unit_test(test_fields_may_go_with_who_leaves),
         cmocka_unit_test(test_each_allocation_fails_in_turn),
