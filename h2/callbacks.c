@@ -228,14 +228,15 @@ static void settings_came(struct mr_h2_session *h, const nghttp2_frame *frame)
 {
     if (frame->hd.flags & NGHTTP2_FLAG_ACK)
         return;
+    mr_h2_schedule_release_all(&h->schedule); /* INITIAL_WINDOW_SIZE changes the windows of all */
     h->events->settings(
         h, nghttp2_session_get_remote_settings(h->ng, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS));
 }
 
 static void window_opened(struct mr_h2_session *h, struct mr_h2_stream *s)
 {
-    if (s && s->session && s->piece.len)
-        mr_h2_schedule_add(&h->schedule, &s->turn);
+    if (s)
+        mr_h2_schedule_release(&h->schedule, &s->turn);
 }
 
 static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
@@ -331,6 +332,7 @@ static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, vo
     if (s) {
         s->is_sent = true;
         h->unsent_count--;
+        mr_h2_schedule_release(&h->schedule, &s->turn);
     }
     return 0;
 }

@@ -8,6 +8,7 @@
 void mr_h2_schedule_init(struct mr_h2_schedule *q)
 {
     q->ready = 0;
+    mr_list_init(&q->held);
     for (int i = 0; i < MR_H2_URGENCIES; i++) {
         mr_list_init(&q->whole[i]);
         mr_list_init(&q->parts[i]);
@@ -49,20 +50,44 @@ void mr_h2_schedule_remove(struct mr_h2_schedule *q, struct mr_h2_turn *t)
 {
     if (!t->is_listed)
         return;
-    t->is_listed = false;
+    t->is_listed = t->is_held = false;
     mr_list_remove(&t->link);
     if (mr_list_is_empty(&q->whole[t->urgency]) && mr_list_is_empty(&q->parts[t->urgency]))
         q->ready &= ~(1U << t->urgency);
 }
 
+void mr_h2_schedule_hold(struct mr_h2_schedule *q, struct mr_h2_turn *t)
+{
+    MR_ASSERT(t->is_listed);
+    mr_h2_schedule_remove(q, t);
+    t->is_listed = t->is_held = true;
+    mr_list_push_back(&q->held, &t->link);
+}
+
+void mr_h2_schedule_release(struct mr_h2_schedule *q, struct mr_h2_turn *t)
+{
+    if (!t->is_held)
+        return;
+    mr_h2_schedule_remove(q, t);
+    mr_h2_schedule_add(q, t);
+}
+
+void mr_h2_schedule_release_all(struct mr_h2_schedule *q)
+{
+    for (struct mr_list *l; (l = mr_list_first(&q->held));)
+        mr_h2_schedule_release(q, turn_of(l));
+}
+
 void mr_h2_schedule_change(struct mr_h2_schedule *q, struct mr_h2_turn *t, uint32_t urgency,
                            bool is_incremental)
 {
-    const bool was_listed = t->is_listed;
+    const bool was_listed = t->is_listed, was_held = t->is_held;
     mr_h2_schedule_remove(q, t);
     mr_h2_turn_init(t, t->id, urgency, is_incremental);
     if (was_listed)
         mr_h2_schedule_add(q, t);
+    if (was_held)
+        mr_h2_schedule_hold(q, t);
 }
 
 struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *q)
@@ -77,7 +102,7 @@ struct mr_h2_turn *mr_h2_schedule_pick(const struct mr_h2_schedule *q)
 void mr_h2_schedule_served(struct mr_h2_schedule *q, struct mr_h2_turn *t, size_t bytes)
 {
     t->served += bytes;
-    if (!t->is_incremental || !t->is_listed || t->served < MR_H2_QUANTUM)
+    if (!t->is_incremental || !t->is_listed || t->is_held || t->served < MR_H2_QUANTUM)
         return;
     t->served = 0;
     mr_list_remove(&t->link);

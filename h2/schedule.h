@@ -21,20 +21,27 @@ struct mr_h2_turn {
     int32_t id;
     uint8_t urgency;
     bool is_incremental, is_listed;
+    bool is_held;  /* and not among those that are picked */
     size_t served; /* bytes of this turn */
 };
 
 struct mr_h2_schedule {
     struct mr_list whole[MR_H2_URGENCIES], parts[MR_H2_URGENCIES];
+    struct mr_list held;
     uint32_t ready; /* bit per urgency that has some */
 };
 
 void mr_h2_schedule_init(struct mr_h2_schedule *q);
 void mr_h2_turn_init(struct mr_h2_turn *t, int32_t id, uint32_t urgency, bool is_incremental);
-/* It has something to send; nothing if it is there. */
+/* It has something to send; nothing if it is there, or held. */
 void mr_h2_schedule_add(struct mr_h2_schedule *q, struct mr_h2_turn *t);
-/* Nothing if it is not there. */
+/* From wherever it is; nothing if it is not there. */
 void mr_h2_schedule_remove(struct mr_h2_schedule *q, struct mr_h2_turn *t);
+/* It is listed, and may not send for now: aside, until it is released. */
+void mr_h2_schedule_hold(struct mr_h2_schedule *q, struct mr_h2_turn *t);
+/* As if it were added now; nothing if it is not held. */
+void mr_h2_schedule_release(struct mr_h2_schedule *q, struct mr_h2_turn *t);
+void mr_h2_schedule_release_all(struct mr_h2_schedule *q);
 /* Where it is listed it goes behind those that have waited for that place. */
 void mr_h2_schedule_change(struct mr_h2_schedule *q, struct mr_h2_turn *t, uint32_t urgency,
                            bool is_incremental);

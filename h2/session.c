@@ -148,9 +148,9 @@ static bool choose(struct mr_h2_session *h)
             if (!nghttp2_session_resume_data(h->ng, s->id))
                 return true;
         }
-        /* Its own window is shut: WINDOW_UPDATE puts it back. */
+        /* Its own window is shut, or its HEADERS still wait: what changes that puts it back. */
         h->chosen = NULL;
-        mr_h2_schedule_remove(&h->schedule, t);
+        mr_h2_schedule_hold(&h->schedule, t);
     }
 }
 

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import unittest
 from pathlib import Path
@@ -148,6 +149,14 @@ class Uploads(PeerTest):
 
     def test_window_of_zero_is_raised(self):
         self.echo("window_zero_raised", 1000)
+
+    def test_window_is_raised_by_settings_alone(self):
+        sent = pattern(20_000)
+        with tempfile.NamedTemporaryFile() as f:
+            f.write(sent)
+            f.flush()
+            peer = self.good("window_settings", "-d", f"@{f.name}", urls=2, body=sent)
+            self.assertEqual(peer.conns, 1)
 
     def test_window_becomes_negative(self):
         self.echo("window_negative", 200_000)

@@ -766,6 +766,28 @@ def window_zero_raised(conn):
 
 
 @scenario
+def window_settings(conn):
+    """What a stream may send is only ever raised by SETTINGS: shut before the second request and in its
+    middle, opened a moment later."""
+    conn.greet()
+    first = conn.request()
+    conn.configure((INITIAL_WINDOW, 0))
+    while conn.pending:
+        conn.read()
+    conn.refills = False
+    conn.answer(first)
+    while not conn.streams:
+        conn.read()
+    time.sleep(0.05)
+    conn.configure((INITIAL_WINDOW, 1000))
+    while sum(len(s.body) for s in conn.streams.values()) < 1000:
+        conn.read()
+    time.sleep(0.05)
+    conn.configure((INITIAL_WINDOW, 2**20))
+    conn.serve()
+
+
+@scenario
 def window_negative(conn):
     """In the middle of a body the window shrinks to less than what is out already."""
     conn.refills = False

@@ -106,11 +106,36 @@ static void test_harmless_in_any_state(void **state)
     assert_null(mr_h2_schedule_pick(&s));
 }
 
+static void test_what_is_held_is_passed_over(void **state)
+{
+    (void)state;
+    struct mr_h2_schedule s;
+    struct mr_h2_turn t[3];
+    mr_h2_schedule_init(&s);
+    for (int i = 0; i < 3; i++)
+        add_new(&s, &t[i], 2 * i + 1, 3, i == 2);
+    mr_h2_schedule_hold(&s, &t[0]);
+    mr_h2_schedule_hold(&s, &t[2]);
+    mr_h2_schedule_add(&s, &t[0]); /* is there already */
+    assert_int_equal(picked(&s), 3);
+    mr_h2_schedule_change(&s, &t[2], 0, false);
+    assert_int_equal(picked(&s), 3);
+    mr_h2_schedule_release(&s, &t[1]); /* was not held */
+    mr_h2_schedule_release(&s, &t[0]);
+    assert_int_equal(picked(&s), 1);
+    mr_h2_schedule_release_all(&s);
+    assert_int_equal(picked(&s), 5);
+    mr_h2_schedule_hold(&s, &t[2]);
+    mr_h2_schedule_remove(&s, &t[2]);
+    mr_h2_schedule_release_all(&s);
+    assert_int_equal(picked(&s), 1);
+}
+
 /* The model: every turn with the moment it last joined the end of its queue. */
 enum { TURNS = 12, STEPS = 50000 };
 
 struct model {
-    bool added[TURNS], incremental[TURNS];
+    bool added[TURNS], held[TURNS], incremental[TURNS];
     unsigned urgency[TURNS];
     uint64_t joined[TURNS], clock;
     size_t served[TURNS];
@@ -119,6 +144,7 @@ struct model {
 static void model_join(struct model *m, unsigned i)
 {
     m->added[i] = true;
+    m->held[i] = false;
     m->joined[i] = ++m->clock;
     m->served[i] = 0;
 }
@@ -156,23 +182,38 @@ static uint32_t random_of(uint64_t *seed)
     return (uint32_t)(*seed >> 33);
 }
 
+static void release(struct mr_h2_schedule *s, struct mr_h2_turn *turns, struct model *m, unsigned i,
+                    bool all)
+{
+    if (!all) {
+        mr_h2_schedule_release(s, &turns[i]);
+        if (m->held[i])
+            model_join(m, i);
+        return;
+    }
+    for (struct mr_list *l = s->held.next; l != &s->held; l = l->next)
+        model_join(m, (unsigned)MR_CONTAINER_OF(l, struct mr_h2_turn, link)->id / 2);
+    mr_h2_schedule_release_all(s);
+    assert_true(mr_list_is_empty(&s->held));
+}
+
 /* Even odds of an urgency from two or from all, so that queues grow long too. */
 static void one_step(struct mr_h2_schedule *s, struct mr_h2_turn *turns, struct model *m,
                      uint64_t *seed)
 {
     const unsigned i = random_of(seed) % TURNS;
-    const unsigned what = random_of(seed) % 9;
+    const unsigned what = random_of(seed) % 11;
     if (what < 2) {
         mr_h2_schedule_add(s, &turns[i]);
-        if (!m->added[i])
+        if (!m->added[i] && !m->held[i])
             model_join(m, i);
     } else if (what == 2) {
         mr_h2_schedule_remove(s, &turns[i]);
-        m->added[i] = false;
+        m->added[i] = m->held[i] = false;
     } else if (what == 3) {
         /* Another stream in its place, with parameters of its own. */
         mr_h2_schedule_remove(s, &turns[i]);
-        m->added[i] = false;
+        m->added[i] = m->held[i] = false;
         m->urgency[i] = random_of(seed) % (random_of(seed) % 2 ? 2 : MR_H2_URGENCIES);
         m->incremental[i] = random_of(seed) % 2;
         mr_h2_turn_init(&turns[i], (int32_t)(2 * i + 1), m->urgency[i], m->incremental[i]);
@@ -182,6 +223,14 @@ static void one_step(struct mr_h2_schedule *s, struct mr_h2_turn *turns, struct 
         mr_h2_schedule_change(s, &turns[i], m->urgency[i], m->incremental[i]);
         if (m->added[i])
             model_join(m, i);
+    } else if (what == 9) {
+        if (!turns[i].is_listed)
+            return;
+        mr_h2_schedule_hold(s, &turns[i]);
+        m->added[i] = false;
+        m->held[i] = true;
+    } else if (what == 10) {
+        release(s, turns, m, i, random_of(seed) % 4 == 0);
     } else {
         struct mr_h2_turn *t = what == 4 ? &turns[i] : mr_h2_schedule_pick(s);
         if (!t)
@@ -221,6 +270,7 @@ int main(void)
         cmocka_unit_test(test_urgent_first_then_by_id_then_incremental),
         cmocka_unit_test(test_turns_change_by_bytes),
         cmocka_unit_test(test_harmless_in_any_state),
+        cmocka_unit_test(test_what_is_held_is_passed_over),
         cmocka_unit_test(test_any_sequence_agrees_with_the_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

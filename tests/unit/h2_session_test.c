@@ -320,6 +320,61 @@ static void test_an_empty_last_piece(void **state)
     close_all(&h, &v);
 }
 
+/* The pieces of both are there before either stream is: the second's wait for its HEADERS. */
+static void test_a_body_waits_for_its_head(void **state)
+{
+    (void)state;
+    for (size_t size = 0; size <= 5; size += 5) {
+        static struct request r[2];
+        struct mr_h2_session h;
+        static struct server v;
+        memset(r, 0, sizeof r);
+        server_open(&v);
+        assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+        const nghttp2_settings_entry one = {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 1};
+        assert_int_equal(nghttp2_submit_settings(v.ng, 0, &one, 1), 0);
+        assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+        for (int i = 0; i < 2; i++) {
+            assert_int_equal(submit(&h, &r[i], true), MOOR_OK);
+            mr_h2_stream_feed(&r[i].stream, (moor_span){"cargo", size}, i == 1);
+        }
+        assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+        assert_false(r[1].stream.is_sent);
+        mr_h2_stream_leave(&r[0].stream, NGHTTP2_CANCEL);
+        assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+        assert_int_equal(r[1].fed, 1);
+        assert_true(r[1].end.is_complete);
+        close_all(&h, &v);
+    }
+}
+
+/* Both windows were shut; the stream's is opened by SETTINGS, which name no stream. */
+static void test_settings_open_a_window(void **state)
+{
+    (void)state;
+    static struct request r;
+    static uint8_t piece[BODY_MAX];
+    struct mr_h2_session h;
+    static struct server v;
+    memset(&r, 0, sizeof r);
+    server_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &heap, &limits, &events, 0), MOOR_OK);
+    const nghttp2_settings_entry shut = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 0};
+    const nghttp2_settings_entry open = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1000};
+    assert_int_equal(nghttp2_submit_settings(v.ng, 0, &shut, 1), 0);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(submit(&h, &r, true), MOOR_OK);
+    mr_h2_stream_feed(&r.stream, (moor_span){piece, 1000}, true);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(v.received, 0);
+    assert_false(mr_h2_wants_output(&h));
+    assert_int_equal(nghttp2_submit_settings(v.ng, 0, &open, 1), 0);
+    assert_int_equal(pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(v.received, 1000);
+    assert_true(r.end.is_complete);
+    close_all(&h, &v);
+}
+
 static void test_one_byte_at_a_time(void **state)
 {
     (void)state;
@@ -507,6 +562,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bodies_up_and_down),
         cmocka_unit_test(test_an_empty_last_piece),
+        cmocka_unit_test(test_a_body_waits_for_its_head),
+        cmocka_unit_test(test_settings_open_a_window),
         cmocka_unit_test(test_one_byte_at_a_time),
         cmocka_unit_test(test_refused_and_left_behind_is_unprocessed),
         cmocka_unit_test(test_nothing_follows_our_goaway),
