@@ -87,19 +87,28 @@ static void fail_broken(struct mr_h2_conn *h, const char *what)
     fail(h, MOOR_EPROTO, what);
 }
 
+/* Nothing can follow frames that were not written. */
+static void fail_to_write(struct mr_h2_conn *h, moor_err err)
+{
+    fail(h, err, "write HTTP/2 frames");
+}
+
 /* False: nothing more to write now. */
 static bool write_block(struct mr_h2_conn *h)
 {
     struct mr_h2_block *b = take_block(h);
     if (!b) {
-        fail(h, MOOR_ENOMEM, "write HTTP/2 frames");
+        fail_to_write(h, MOOR_ENOMEM);
         return false;
     }
     b->out.len =
         mr_h2_output(&h->session, b->bytes, sizeof b->bytes, mr_shard_now(h->conn->slot.shard));
     const size_t len = b->out.len;
-    if (!len || is_closing(h) || mr_conn_write(h->conn, &b->out)) {
+    const moor_err e = len && !is_closing(h) ? mr_conn_write(h->conn, &b->out) : MOOR_OK;
+    if (!len || e || is_closing(h)) {
         block_sent(&b->out, 0);
+        if (e)
+            fail_to_write(h, e);
         return false;
     }
     return len == sizeof b->bytes && mr_conn_unsent(h->conn) < UNSENT_MAX;
@@ -108,6 +117,8 @@ static bool write_block(struct mr_h2_conn *h)
 /* Nothing is left to say, and nothing to hear. */
 static void end_if_over(struct mr_h2_conn *h)
 {
+    if (h->session.failure)
+        fail_to_write(h, h->session.failure);
     if (is_closing(h) || mr_conn_unsent(h->conn))
         return;
     if (h->end_what)

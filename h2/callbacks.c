@@ -27,6 +27,12 @@ static struct mr_h2_stream *stream_of(struct mr_h2_session *h, int32_t id)
     return h->last;
 }
 
+void mr_h2_must(struct mr_h2_session *h, int ng_err)
+{
+    if (ng_err == NGHTTP2_ERR_NOMEM)
+        h->failure = MOOR_ENOMEM;
+}
+
 /* The connection ends: the caller hears it from mr_h2_input. */
 static int refuse(struct mr_h2_session *h, const char *what)
 {
@@ -46,7 +52,7 @@ static void give_up(struct mr_h2_session *h, struct mr_h2_stream *s, moor_err er
     s->is_ignored = true;
     s->err = err;
     s->what = what;
-    (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code);
+    mr_h2_must(h, nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code));
 }
 
 void mr_h2_stream_forget(struct mr_h2_stream *s)
@@ -273,7 +279,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
     s->is_ended = true;
     refuse_message(h, s, mr_h2_message_end(&s->message));
     if (!s->is_body_over) /* RFC 9113 8.1: answered before the request was whole */
-        (void)nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR);
+        mr_h2_must(h, nghttp2_submit_rst_stream(ng, NGHTTP2_FLAG_NONE, s->id, NGHTTP2_NO_ERROR));
     return 0;
 }
 
@@ -288,7 +294,7 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
     if (h->unreturned > h->limits.window_max)
         h->withheld += len;
     else
-        (void)nghttp2_session_consume_connection(ng, len);
+        mr_h2_must(h, nghttp2_session_consume_connection(ng, len));
     if (mr_h2_bdp_received(&h->bdp, len, h->now_ns))
         mr_h2_measure(h);
     if (s && !s->is_ignored)
@@ -312,20 +318,25 @@ static const char *accusation(uint32_t code)
         return "the peer broke HTTP/2: compression of headers";
     case NGHTTP2_STREAM_CLOSED:
         return "the peer broke HTTP/2: a frame on a closed stream";
-    case NGHTTP2_INTERNAL_ERROR:
-        return "HTTP/2: out of memory, or a fault of ours";
     default:
         return "the peer broke HTTP/2";
     }
+}
+
+static void ours_is_sent(struct mr_h2_session *h, uint32_t code)
+{
+    if (code == NGHTTP2_INTERNAL_ERROR) /* all that fails so is HPACK, for want of memory */
+        mr_h2_must(h, NGHTTP2_ERR_NOMEM);
+    else if (code != NGHTTP2_NO_ERROR && !h->fault)
+        h->fault = h->invalid ? h->invalid : accusation(code);
 }
 
 static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, void *user)
 {
     (void)ng;
     struct mr_h2_session *h = user;
-    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR &&
-        !h->fault)
-        h->fault = h->invalid ? h->invalid : accusation(frame->goaway.error_code);
+    if (frame->hd.type == NGHTTP2_GOAWAY)
+        ours_is_sent(h, frame->goaway.error_code);
     if (frame->hd.type != NGHTTP2_HEADERS)
         return 0;
     struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
@@ -363,6 +374,19 @@ static const char *why(const struct mr_h2_stream *s, uint32_t code)
     }
 }
 
+/* nghttp2 refuses a stream of ours itself where its HEADERS cannot be written. If it may open streams, memory
+ * is what it had not: the connection ends. */
+static void note_unwritten(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t code)
+{
+    if (s->is_sent || code != NGHTTP2_REFUSED_STREAM || h->fault ||
+        !nghttp2_session_check_request_allowed(h->ng))
+        return;
+    mr_h2_must(h, NGHTTP2_ERR_NOMEM);
+    s->is_ignored = true;
+    s->err = MOOR_ENOMEM;
+    s->what = "out of memory for the request's head";
+}
+
 static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void *user)
 {
     (void)ng;
@@ -370,6 +394,7 @@ static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void 
     struct mr_h2_stream *s = stream_of(h, id);
     if (!s)
         return 0;
+    note_unwritten(h, s, code);
     const bool is_whole = s->is_ended && s->message.is_final && !s->is_ignored;
     const struct mr_h2_end end = {
         .code = is_whole ? NGHTTP2_NO_ERROR : code,

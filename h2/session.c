@@ -97,6 +97,8 @@ static bool is_goaway_next(const struct mr_h2_session *h)
 
 bool mr_h2_wants_output(const struct mr_h2_session *h)
 {
+    if (h->failure)
+        return false;
     return h->unwritten.len || nghttp2_session_want_write(h->ng) || is_goaway_next(h) ||
            mr_h2_schedule_pick(&h->schedule);
 }
@@ -120,9 +122,10 @@ moor_err mr_h2_input(struct mr_h2_session *h, const uint8_t *bytes, size_t len, 
     h->now_ns = now_ns;
     h->received += len;
     const ssize_t taken = nghttp2_session_mem_recv(h->ng, bytes, len);
-    if (taken == NGHTTP2_ERR_NOMEM) {
+    mr_h2_must(h, (int)taken);
+    if (h->failure) {
         *out_what = "read HTTP/2 frames";
-        return MOOR_ENOMEM;
+        return h->failure;
     }
     if (taken < 0 && !h->fault)
         h->fault = taken == NGHTTP2_ERR_FLOODED ? "the peer asks for answers and does not read them"
@@ -145,8 +148,10 @@ static bool choose(struct mr_h2_session *h)
         struct mr_h2_stream *s = MR_CONTAINER_OF(t, struct mr_h2_stream, turn);
         h->chosen = s;
         if (nghttp2_session_get_stream_remote_window_size(h->ng, s->id) > 0 || !s->piece.len) {
-            if (!nghttp2_session_resume_data(h->ng, s->id))
+            const int err = nghttp2_session_resume_data(h->ng, s->id);
+            if (!err)
                 return true;
+            mr_h2_must(h, err);
         }
         /* Its own window is shut, or its HEADERS still wait: what changes that puts it back. */
         h->chosen = NULL;
@@ -158,6 +163,8 @@ static bool choose(struct mr_h2_session *h)
 static bool next_frame(struct mr_h2_session *h)
 {
     const uint8_t *frame;
+    if (h->failure) /* a frame may be half made, and HPACK's state not the peer's */
+        return false;
     if (is_goaway_next(h)) {
         h->is_goaway_due = false;
         /* Of no memory nothing is said: the end of the conn says it, too. */
@@ -166,7 +173,8 @@ static bool next_frame(struct mr_h2_session *h)
     ssize_t n = nghttp2_session_mem_send(h->ng, &frame);
     if (n == 0 && choose(h))
         n = nghttp2_session_mem_send(h->ng, &frame);
-    if (n < 0 && !h->fault)
+    mr_h2_must(h, (int)n);
+    if (n < 0 && !h->failure && !h->fault)
         h->fault = nghttp2_strerror((int)n);
     if (n <= 0)
         return false;
@@ -277,28 +285,27 @@ void mr_h2_stream_leave(struct mr_h2_stream *s, uint32_t code)
     if (!h)
         return;
     mr_h2_stream_forget(s);
-    /* Of no memory nothing can be said: the stream stays open at the peer, and its limit counts it. */
     (void)nghttp2_session_set_stream_user_data(h->ng, s->id, NULL);
-    (void)nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code);
+    mr_h2_must(h, nghttp2_submit_rst_stream(h->ng, NGHTTP2_FLAG_NONE, s->id, code));
 }
 
 void mr_h2_consumed(struct mr_h2_session *h, struct mr_h2_stream *s, size_t len)
 {
     h->unreturned -= len < h->unreturned ? len : h->unreturned;
     if (h->withheld && h->unreturned <= h->limits.window_max / 2) {
-        (void)nghttp2_session_consume_connection(h->ng, h->withheld);
+        mr_h2_must(h, nghttp2_session_consume_connection(h->ng, h->withheld));
         h->withheld = 0;
     }
     if (s && s->session && !s->is_ended)
-        (void)nghttp2_session_consume_stream(h->ng, s->id, len);
+        mr_h2_must(h, nghttp2_session_consume_stream(h->ng, s->id, len));
 }
 
 /* ---- the connection ---- */
 
 void mr_h2_ping(struct mr_h2_session *h)
 {
-    if (!nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, (const uint8_t *)PING_ALIVE))
-        h->is_alive_asked = true;
+    mr_h2_must(h, nghttp2_submit_ping(h->ng, NGHTTP2_FLAG_NONE, (const uint8_t *)PING_ALIVE));
+    h->is_alive_asked = true;
 }
 
 void mr_h2_measure(struct mr_h2_session *h)

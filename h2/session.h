@@ -103,6 +103,7 @@ struct mr_h2_session {
     moor_span unwritten; /* of the frame nghttp2 gave last */
     const char *fault;   /* the peer broke a rule or a bound: the connection ends */
     const char *invalid; /* of the last frame that broke a rule */
+    moor_err failure;    /* ENOMEM: what had to be said cannot be. No output any more */
     int64_t now_ns;
     size_t unreturned; /* received, not consumed: over all streams */
     size_t withheld;   /* of the connection's window */
@@ -123,7 +124,8 @@ void mr_h2_session_fini(struct mr_h2_session *h);
 /* What was received. Not OK: the connection is to end once its output is written; *out_what is static. */
 MOOR_NODISCARD moor_err mr_h2_input(struct mr_h2_session *h, const uint8_t *bytes, size_t len,
                                     int64_t now_ns, const char **out_what);
-/* Writes at most cap bytes of frames, those of all streams; returns how many. 0: nothing to say. */
+/* Writes at most cap bytes of frames, those of all streams; returns how many. 0: nothing to say. Look at
+ * mr_h2_session.failure after it, and after any call below: the connection is to end at once. */
 size_t mr_h2_output(struct mr_h2_session *h, uint8_t *to, size_t cap, int64_t now_ns);
 bool mr_h2_wants_output(const struct mr_h2_session *h);
 /* The peer or we have ended it, and everything is written. */

@@ -165,7 +165,11 @@ static void test_each_allocation_fails_in_turn(void **state)
         } else {
             if (!pair_submit(&h, &r, true))
                 mr_h2_stream_feed(&r.stream, (moor_span){"cargo", 5}, true);
-            (void)!pair_pump(&h, &v, 4096);
+            const moor_err ended = pair_pump(&h, &v, 4096);
+            assert_true(!ended || ended == MOOR_ENOMEM);
+            /* Nothing is left that waits for what was never said. */
+            assert_true(r.closed || ended || h.failure == MOOR_ENOMEM || !r.stream.id);
+            assert_true(!h.failure || !mr_h2_wants_output(&h));
             mr_h2_session_fini(&h);
         }
         const bool is_through = mr_heap_fault_count() <= nth;
