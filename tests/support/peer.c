@@ -142,6 +142,12 @@ static ssize_t read_some(struct peer_conn *c, void *to, size_t cap)
     return n;
 }
 
+size_t peer_read(struct peer_conn *c, void *to, size_t cap)
+{
+    const ssize_t n = read_some(c, to, cap);
+    return n > 0 ? (size_t)n : 0;
+}
+
 bool peer_head(struct peer_conn *c)
 {
     size_t len = 0;

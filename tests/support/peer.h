@@ -61,6 +61,8 @@ void peer_stop(struct peer *p);
 bool peer_head(struct peer_conn *c);
 /* Reads exactly n bytes into c->head's place (n < PEER_HEAD_MAX) or throws them away. */
 bool peer_body(struct peer_conn *c, size_t n);
+/* What has come, at least one byte. 0: the client closed. */
+size_t peer_read(struct peer_conn *c, void *to, size_t cap);
 /* False: the client is gone. */
 bool peer_say(struct peer_conn *c, const char *text);
 bool peer_send(struct peer_conn *c, const void *bytes, size_t len);
