@@ -24,11 +24,13 @@ struct h2_server {
 struct conn {
     struct h2_server *server;
     nghttp2_session *ng;
+    struct exchange *open;
     unsigned requests;
 };
 
 /* Of one request, until its stream is closed. */
 struct exchange {
+    struct exchange *next; /* the conn's */
     char path[64];
     uint8_t *body; /* what came, then what goes */
     size_t len, given;
@@ -91,6 +93,8 @@ static int on_begin_headers(nghttp2_session *ng, const nghttp2_frame *f, void *u
     if (f->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
     struct exchange *x = calloc(1, sizeof *x);
+    x->next = c->open;
+    c->open = x;
     nghttp2_session_set_stream_user_data(ng, f->hd.stream_id, x);
     atomic_fetch_add(&c->server->requests, 1);
     c->requests++;
@@ -137,14 +141,22 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *user)
     return 0;
 }
 
+static void forget(struct conn *c, struct exchange *x)
+{
+    struct exchange **at = &c->open;
+    while (*at != x)
+        at = &(*at)->next;
+    *at = x->next;
+    free(x->body);
+    free(x);
+}
+
 static int on_stream_close(nghttp2_session *ng, int32_t id, uint32_t code, void *user)
 {
     (void)code;
-    (void)user;
     struct exchange *x = nghttp2_session_get_stream_user_data(ng, id);
     if (x)
-        free(x->body);
-    free(x);
+        forget(user, x);
     return 0;
 }
 
@@ -180,8 +192,8 @@ static void serve(struct peer_conn *p)
     }
     shutdown(p->fd, SHUT_WR);
     peer_linger(p); /* what is unread would turn our FIN into a reset */
-    for (int32_t id = 1; id <= nghttp2_session_get_last_proc_stream_id(c.ng); id += 2)
-        on_stream_close(c.ng, id, 0, &c);
+    while (c.open)
+        forget(&c, c.open);
     nghttp2_session_del(c.ng);
 }
 
