@@ -23,6 +23,10 @@ static void fire_total(struct mr_timer *t, int64_t now_ns);
 static void fire_stage(struct mr_timer *t, int64_t now_ns);
 static void let_go_of_conn(struct mr_exchange *x, bool is_reusable);
 static void run_end(struct mr_deferred *d);
+static void not_begun(struct mr_exchange *x, moor_err e);
+static bool may_replay(const struct mr_exchange *x, const moor_fault *fault, bool had_sent,
+                       bool is_proven);
+static void replay(struct mr_exchange *x);
 static void try_again(struct mr_exchange *x);
 static void window_reopened(struct mr_window *w);
 
@@ -130,15 +134,25 @@ static void granted(struct mr_claim *claim, struct mr_conn *conn, bool is_reused
     x->sent_before = conn->bytes_out;
     x->speaker = conn->protocol == &mr_h2_protocol ? &mr_h2_speaker : &mr_h1_speaker;
     const moor_err e = x->speaker->begin(x);
-    if (e) {
-        let_go_of_conn(x, false); /* now: it must not give its bytes to half an exchange */
-        /* Later: this may still be inside moor_http_send. */
-        x->fault =
-            (moor_fault){.err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
-        mr_loop_defer(loop_of(x), &x->end);
+    if (e)
+        not_begun(x, e);
+    else
+        mr_body_begin(x);
+}
+
+/* What follows comes later: this may still be inside moor_http_send. */
+static void not_begun(struct mr_exchange *x, moor_err e)
+{
+    const moor_fault nothing_sent = {.err = MOOR_ERESET};
+    const bool goes_elsewhere = e == MOOR_ECLOSED && may_replay(x, &nothing_sent, false, false);
+    let_go_of_conn(x, false); /* now: it must not give its bytes to half an exchange */
+    if (goes_elsewhere) {
+        x->h2.is_unprocessed = true;
+        replay(x);
         return;
     }
-    mr_body_begin(x);
+    x->fault = (moor_fault){.err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
+    mr_loop_defer(loop_of(x), &x->end);
 }
 
 static void failed(struct mr_claim *claim, const moor_fault *fault, const moor_why *why)

@@ -31,7 +31,8 @@ struct mr_exchange;
 
 /* How a version of HTTP carries an exchange. On its shard. */
 struct mr_speaker {
-    /* x->conn is granted: the request goes. Not OK: nothing was sent. */
+    /* x->conn is granted: the request goes. Not OK: nothing was sent. ECLOSED: the conn takes no more, and is
+     * granted to nobody after this. */
     moor_err (*begin)(struct mr_exchange *x);
     /* The claim on x->conn ends. The conn is gone by itself, or may be used again, or not. */
     void (*leave)(struct mr_exchange *x, bool is_gone, bool is_reusable);

@@ -209,6 +209,12 @@ static void fire_alive(struct mr_timer *t, int64_t now_ns)
     watch(h);
 }
 
+void mr_h2_conn_submitted(struct mr_h2_conn *h)
+{
+    if (mr_h2_is_exhausted(&h->session)) /* at once: who is granted it next would find none */
+        mr_conn_drain(h->conn, "its stream ids are used up, or it ends");
+}
+
 void mr_h2_conn_used(struct mr_h2_conn *h)
 {
     const int64_t now = mr_shard_now(h->conn->slot.shard);
@@ -270,8 +276,6 @@ void mr_h2_conn_served(struct mr_h2_conn *h)
     h->ended++;
     if (h->capacity < h->streams_max)
         set_capacity(h, h->capacity + 1);
-    if (mr_h2_is_exhausted(&h->session))
-        mr_conn_drain(h->conn, "its stream ids are used up");
 }
 
 void mr_h2_conn_going_away(struct mr_h2_session *s, uint32_t code)

@@ -38,6 +38,8 @@ static inline struct mr_h2_conn *mr_h2_conn_of(const struct mr_conn *c)
 
 /* Something is to be written, later in this turn. */
 void mr_h2_conn_write_later(struct mr_h2_conn *h);
+/* A stream was submitted, or there was no id for it: the conn takes no more after the last one. */
+void mr_h2_conn_submitted(struct mr_h2_conn *h);
 /* A stream is about to begin: silence is questioned, along with it. */
 void mr_h2_conn_used(struct mr_h2_conn *h);
 /* A stream was refused; another ended well. The number at a time follows. */

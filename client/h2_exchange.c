@@ -134,7 +134,9 @@ static moor_err h2_begin(struct mr_exchange *x)
     struct mr_h2_conn *h = conn_of(x);
     memset(&x->h2, 0, sizeof x->h2);
     mr_list_push_back(&h->exchanges, &x->h2.link);
-    MR_TRY(submit(x));
+    const moor_err e = submit(x);
+    mr_h2_conn_submitted(h);
+    MR_FAIL_IF(e, e);
     x->window.limit = SIZE_MAX; /* the stream's window is the one that counts */
     x->window.returned = chunk_returned;
     mr_h2_conn_used(h);

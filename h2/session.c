@@ -235,6 +235,8 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
     nghttp2_nv nv[MR_H2_FIELDS_MAX];
     if (count > MR_H2_FIELDS_MAX)
         return MOOR_ETOOBIG;
+    if (h->is_going_away || mr_h2_is_exhausted(h))
+        return MOOR_ECLOSED;
     for (size_t i = 0; i < count; i++)
         nv[i] = (nghttp2_nv){
             .name = (uint8_t *)(uintptr_t)fields[i].name.base,

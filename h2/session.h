@@ -130,7 +130,7 @@ size_t mr_h2_output(struct mr_h2_session *h, uint8_t *to, size_t cap, int64_t no
 bool mr_h2_wants_output(const struct mr_h2_session *h);
 /* The peer or we have ended it, and everything is written. */
 bool mr_h2_is_over(const struct mr_h2_session *h);
-/* Stream ids are used up: no mr_h2_submit from now on. */
+/* Stream ids are used up, or it is about to end: no mr_h2_submit from now on. */
 bool mr_h2_is_exhausted(const struct mr_h2_session *h);
 
 /* A new request on a zeroed stream. Fields in the order of RFC 9113 8.3: pseudo-fields first, names in lower
