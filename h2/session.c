@@ -65,11 +65,14 @@ moor_err mr_h2_session_init(struct mr_h2_session *h, struct mr_heap *heap,
     memset(h, 0, sizeof *h);
     mr_h2_memory_init(&h->memory, heap);
     h->limits = *limits;
+    /* Who stops reading shuts its own stream before the conn's window is all its. */
+    const uint32_t stream_max = limits->window_max / 2;
+    if (h->limits.window_stream > stream_max)
+        h->limits.window_stream = stream_max;
     h->events = events;
     h->now_ns = now_ns;
     mr_h2_guard_init(&h->guard, now_ns);
-    /* Half: one whose reader stops must not fill what all of the conn may hold. */
-    mr_h2_bdp_init(&h->bdp, limits->window_stream, limits->window_max / 2);
+    mr_h2_bdp_init(&h->bdp, h->limits.window_stream, stream_max);
     mr_h2_schedule_init(&h->schedule);
     if (make(h)) {
         mr_h2_memory_fini(&h->memory);

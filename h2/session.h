@@ -25,10 +25,10 @@ struct mr_h2_limits {
         header_bytes_max; /* names and values of one section, 32 more for each (RFC 9113 6.5.2) */
     uint32_t header_count_max;  /* fields of one section */
     uint32_t interim_count_max; /* 1xx replies before the final one */
-    uint32_t window_stream;     /* bytes, at first */
+    uint32_t window_stream;     /* bytes, at first; never more than half of window_max */
     uint32_t window_conn;
     uint32_t
-        window_max; /* both grow to it; received and not returned beyond it: the conn's stays shut */
+        window_max; /* the conn's grows to it; received and not returned beyond it: stays shut */
 };
 
 enum {

@@ -115,9 +115,10 @@ typedef struct moor_pool_options {
     uint32_t h2_streams_max;      /* requests at a time per HTTP/2 conn, and no more than the peer
                                      allows; 1..100000, 100                                   */
     uint32_t h2_streams_ideal;    /* above it a further conn is dialled; 0 = only at the maximum */
-    size_t h2_window_stream;      /* bytes a peer may send per stream, grows; 64 KiB - 1..1 GiB, 64 KiB */
+    size_t h2_window_stream;      /* bytes a peer may send per stream, grows to half of h2_window_max;
+                                     64 KiB - 1..1 GiB, 64 KiB                                */
     size_t h2_window_conn;        /* the same for all streams of a conn; 128 KiB              */
-    size_t h2_window_max;         /* what both may grow to, and what may be lent of a conn before
+    size_t h2_window_max;         /* what a conn's may grow to, and what may be lent of it before
                                      its peer has to wait; 8 MiB                              */
     moor_ms h2_ping_after_ms;     /* nothing received for longer: a PING goes with the next request,
                                      and while responses are due; or forever; 5000            */

@@ -26,6 +26,7 @@ struct pair_server {
     nghttp2_session *ng;
     uint8_t body[PAIR_BODY_MAX];
     size_t received, answered;
+    size_t answer_len, given[4]; /* not 0: of each answer, whatever came; by stream */
     bool refuses, goes_away, sends_trailers;
     int asked, goodbyes, asked_late; /* requests; GOAWAYs of the client, and requests behind one */
 };
@@ -52,16 +53,32 @@ static inline ssize_t pair_read_answer(nghttp2_session *ng, int32_t id, uint8_t 
     return (ssize_t)n;
 }
 
+static inline ssize_t pair_give(nghttp2_session *ng, int32_t id, uint8_t *to, size_t cap,
+                                uint32_t *flags, nghttp2_data_source *source, void *user)
+{
+    struct pair_server *v = user;
+    size_t *given = &v->given[id / 2];
+    (void)ng;
+    (void)source;
+    const size_t n = v->answer_len - *given < cap ? v->answer_len - *given : cap;
+    memset(to, 'x', n);
+    *given += n;
+    if (*given == v->answer_len)
+        *flags |= NGHTTP2_DATA_FLAG_EOF;
+    return (ssize_t)n;
+}
+
 static inline void pair_answer(struct pair_server *v, int32_t id)
 {
     const nghttp2_nv head[] = {{(uint8_t *)":status", (uint8_t *)"200", 7, 3, 0},
                                {(uint8_t *)"x-server", (uint8_t *)"test", 8, 4, 0}};
-    const nghttp2_data_provider body = {.read_callback = pair_read_answer};
+    const nghttp2_data_provider body = {.read_callback =
+                                            v->answer_len ? pair_give : pair_read_answer};
     if (v->refuses)
         nghttp2_submit_rst_stream(v->ng, 0, id, NGHTTP2_REFUSED_STREAM);
     else
         nghttp2_submit_response(v->ng, id, head, 2,
-                                v->received || v->sends_trailers ? &body : NULL);
+                                v->received || v->answer_len || v->sends_trailers ? &body : NULL);
 }
 
 static inline int pair_server_frame(nghttp2_session *ng, const nghttp2_frame *f, void *user)
@@ -113,6 +130,7 @@ struct pair_request {
     int status, heads, trailers, closed, fed;
     uint8_t body[PAIR_BODY_MAX];
     size_t len;
+    bool is_stopped; /* it keeps what comes */
     struct mr_h2_end end;
 };
 
@@ -143,7 +161,8 @@ static inline void pair_on_data(struct mr_h2_stream *s, moor_span bytes)
     assert_true(r->len + bytes.len <= PAIR_BODY_MAX);
     memcpy(r->body + r->len, bytes.base, bytes.len);
     r->len += bytes.len;
-    mr_h2_consumed(r->session, s, bytes.len);
+    if (!r->is_stopped)
+        mr_h2_consumed(r->session, s, bytes.len);
 }
 
 static inline void pair_on_trailers(struct mr_h2_stream *s, const moor_header *h, size_t count)

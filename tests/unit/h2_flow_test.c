@@ -1,4 +1,7 @@
-/* What the h2 session may not send yet: behind its head, a shut window, a limit of streams, or its own GOAWAY. */
+/*
+ * What the h2 session may not send yet: behind its head, a shut window, a limit of streams, or its own GOAWAY.
+ * And how much it lets the peer send.
+ */
 #include "tests/support/h2_pair.h"
 
 /* The pieces of both are there before either stream is: the second's wait for its HEADERS. */
@@ -54,6 +57,49 @@ static void test_settings_open_a_window(void **state)
     assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
     assert_int_equal(v.received, 1000);
     assert_true(r.end.is_complete);
+    pair_close(&h, &v);
+}
+
+/* However the windows are configured: half of what a conn may hold is left to the others. */
+static void test_a_stopped_reader_leaves_room(void **state)
+{
+    (void)state;
+    for (uint32_t max = 65535; max <= 80000; max += 80000 - 65535) {
+        static struct pair_request r[2];
+        struct mr_h2_session h;
+        static struct pair_server v;
+        memset(r, 0, sizeof r);
+        pair_open(&v);
+        v.answer_len = 90000;
+        struct mr_h2_limits narrow = pair_limits;
+        narrow.window_stream = narrow.window_conn = narrow.window_max = max;
+        assert_int_equal(mr_h2_session_init(&h, &pair_heap, &narrow, &pair_events, 0), MOOR_OK);
+        r[0].is_stopped = true;
+        assert_int_equal(pair_submit(&h, &r[0], false), MOOR_OK);
+        assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+        assert_int_equal(r[0].len, max / 2);
+        assert_int_equal(pair_submit(&h, &r[1], false), MOOR_OK);
+        assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+        assert_true(r[1].end.is_complete);
+        r[0].is_stopped = false;
+        mr_h2_consumed(&h, &r[0].stream, r[0].len);
+        assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+        assert_true(r[0].end.is_complete);
+        pair_close(&h, &v);
+    }
+}
+
+/* Nor does it grow beyond that, however much the path carries. */
+static void test_a_stream_grows_to_half_of_the_conn(void **state)
+{
+    (void)state;
+    struct mr_h2_session h;
+    static struct pair_server v;
+    pair_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &pair_heap, &pair_limits, &pair_events, 0), MOOR_OK);
+    for (int64_t now = 0; mr_h2_bdp_received(&h.bdp, h.bdp.window, now += MR_H2_BDP_GAP_MAX_NS);)
+        (void)mr_h2_bdp_pong(&h.bdp, now + 1000);
+    assert_int_equal(h.bdp.window, pair_limits.window_max / 2);
     pair_close(&h, &v);
 }
 
@@ -115,6 +161,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_body_waits_for_its_head),
         cmocka_unit_test(test_settings_open_a_window),
+        cmocka_unit_test(test_a_stopped_reader_leaves_room),
+        cmocka_unit_test(test_a_stream_grows_to_half_of_the_conn),
         cmocka_unit_test(test_nothing_follows_our_goaway),
         cmocka_unit_test(test_our_goaway_waits_for_nobody_who_left),
     };
