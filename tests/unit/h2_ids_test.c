@@ -72,9 +72,9 @@ struct fixture {
 
 struct answer {
     unsigned dones;
+    uint32_t replays;
     size_t came, sent;
     moor_fault fault;
-    uint32_t replays;
 };
 
 static uint8_t body(size_t i)
