@@ -7,6 +7,8 @@
 
 static struct h2_server_options script;
 static struct h2_server *server;
+static uint32_t uses_max;      /* of a conn; 0 = any */
+static moor_ms check_every_ms; /* 0 = the default */
 
 static void h2_fault_options(moor_pool_options *o)
 {
@@ -15,6 +17,11 @@ static void h2_fault_options(moor_pool_options *o)
     o->backoff_min_ms = 1;
     o->window_bytes = 16384;
     o->replays_max = 10;
+    o->uses_max = uses_max;
+    if (check_every_ms) {
+        o->check_every_ms = check_every_ms;
+        o->h2_ping_after_ms = check_every_ms;
+    }
 }
 
 static bool open_h2(struct fault_fixture *f)
@@ -139,6 +146,25 @@ static void several_gets(struct fault_fixture *f)
     together(f, 0);
 }
 
+/* PINGs: of the conn while it lies idle, and while a response is due. */
+static void idle_and_slow(struct fault_fixture *f)
+{
+    get_once(f);
+    for (int turns = 0; turns < 15; turns++)
+        assert_int_equal(moor_shard_wait(f->shard, 1), MOOR_OK);
+    struct fault_request r = {.may_cancel = true};
+    moor_http_request q;
+    moor_op op = {0};
+    fault_request_init(&q, &r, "/never");
+    r.was_accepted = fault_is_ok(moor_http_send(f->pool, &q, &fault_handlers, &r, &op));
+    for (int turns = 0; turns < 15 && !r.dones; turns++)
+        assert_int_equal(moor_shard_wait(f->shard, 1), MOOR_OK);
+    moor_cancel(op);
+    fault_turn_until_done(f, &r);
+    judge(&r, 0);
+    get_once(f);
+}
+
 static void drain(struct fault_fixture *f)
 {
     struct fault_request r[3] = {0};
@@ -165,6 +191,8 @@ static int forget(void **state)
 {
     (void)state;
     script = (struct h2_server_options){0};
+    uses_max = 0;
+    check_every_ms = 0;
     mistaken = 0;
     return 0;
 }
@@ -217,6 +245,20 @@ static void test_a_server_that_goes_away(void **state)
     fail_each(several_gets);
 }
 
+static void test_worn_conns(void **state)
+{
+    (void)state;
+    uses_max = 2;
+    fail_each(several_gets);
+}
+
+static void test_pings(void **state)
+{
+    (void)state;
+    check_every_ms = 10;
+    fail_each(idle_and_slow);
+}
+
 static void test_a_drain(void **state)
 {
     (void)state;
@@ -233,6 +275,8 @@ int main(void)
         cmocka_unit_test_setup(test_several_streams, forget),
         cmocka_unit_test_setup(test_cancels, forget),
         cmocka_unit_test_setup(test_a_server_that_goes_away, forget),
+        cmocka_unit_test_setup(test_worn_conns, forget),
+        cmocka_unit_test_setup(test_pings, forget),
         cmocka_unit_test_setup(test_a_drain, forget),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
