@@ -21,8 +21,8 @@ import threading
 class Hole:
     """The proxy, for a with statement."""
 
-    def __init__(self, target):
-        self.target = target
+    def __init__(self, target, address="127.0.0.1"):
+        self.target = (address, target)
         self.conns = 0
         self.swallowed = 0  # bytes that came to a black conn
         self.guard = threading.Lock()
@@ -64,7 +64,7 @@ class Hole:
 
     def accept(self):
         client, _ = self.listener.accept()
-        server = socket.create_connection(("127.0.0.1", self.target), 60)
+        server = socket.create_connection(self.target, 60)
         with self.guard:
             self.conns += 1
         for one, other in ((client, server), (server, client)):
