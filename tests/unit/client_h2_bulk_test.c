@@ -211,10 +211,8 @@ static void others_go_on(uint64_t after)
     stopped_init(&stopped);
     call_start(&f, &stopped);
     wait_until_it_stands(&stopped);
-    const uint64_t held = bytes_of(&stopped) - after;
-    others_complete();
-    assert_in_range(held, 1, WINDOW_MAX + 65536);
-    assert_true(bytes_of(&stopped) == held + after);
+    others_complete(); /* whose speed may let its window grow once more */
+    assert_in_range(bytes_of(&stopped) - after, 1, WINDOW_MAX / 2 + 65536);
     assert_in_range(memory_used(), 0, before + 2 * WINDOW_MAX + MEMORY_BESIDE);
     finish_stopped(&stopped, 1);
     close_pool();
