@@ -185,6 +185,42 @@ static void test_each_allocation_fails_in_turn(void **state)
     }
 }
 
+/* Outside of input and output: a PING, the end of a stream, a window. Somebody would wait for it for ever. */
+static void test_what_cannot_be_said_ends_it(void **state)
+{
+    (void)state;
+    for (int what = 0; what < 3; what++) {
+        static struct pair_request r;
+        struct mr_h2_session h;
+        static struct pair_server v;
+        memset(&r, 0, sizeof r);
+        pair_open(&v);
+        v.answer_len = 90000; /* beyond the window, which does not grow */
+        struct mr_h2_limits narrow = pair_limits;
+        narrow.window_max = narrow.window_conn;
+        assert_int_equal(mr_h2_session_init(&h, &pair_heap, &narrow, &pair_events, 0), MOOR_OK);
+        r.is_stopped = true;
+        assert_int_equal(pair_submit(&h, &r, true), MOOR_OK);
+        if (what == 2)
+            mr_h2_stream_feed(&r.stream, (moor_span){NULL, 0}, true);
+        assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+        mr_h2_memory_trim(&h.memory);
+        mr_heap_fault_at(0);
+        if (what == 0)
+            mr_h2_ping(&h);
+        else if (what == 1)
+            mr_h2_stream_leave(&r.stream, NGHTTP2_CANCEL);
+        else
+            mr_h2_consumed(&h, &r.stream, r.len);
+        mr_heap_fault_at(-1);
+        assert_int_equal(h.failure, MOOR_ENOMEM);
+        assert_false(mr_h2_wants_output(&h));
+        uint8_t out[64];
+        assert_int_equal(mr_h2_output(&h, out, sizeof out, 0), 0);
+        pair_close(&h, &v);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -195,6 +231,7 @@ int main(void)
         cmocka_unit_test(test_who_leaves_hears_nothing_more),
         cmocka_unit_test(test_fields_may_go_with_who_leaves),
         cmocka_unit_test(test_each_allocation_fails_in_turn),
+        cmocka_unit_test(test_what_cannot_be_said_ends_it),
     };
     return cmocka_run_group_tests(tests, pair_set_up, pair_tear_down);
 }
