@@ -6,6 +6,7 @@
 
 #include "core/attempt.h"
 #include "core/move.h"
+#include "core/place.h"
 
 /* Expired conns among the idle are looked for at most this often: the scan is O(idle). */
 #define SWEEP_GAP_NS (100 * MR_NS_PER_MS)
@@ -298,6 +299,7 @@ void mr_berth_ready(struct mr_conn *c)
         mr_berth_serve(b);
     else
         mr_berth_give_way(b);
+    mr_place_give(b, c);
     mr_berth_check(b);
 }
 
@@ -357,6 +359,7 @@ void mr_berth_closed(struct mr_conn *c)
         mr_pool_event(b->upstream->pool, b->upstream, MOOR_EVENT_CONN_CLOSED,
                       &(moor_fault){.what = c->close_why});
     }
+    mr_place_closed(c);
     mr_conn_destroy(c);
     if (atomic_load_explicit(&b->upstream->is_above, memory_order_relaxed))
         mr_berth_close_unfit(b);

@@ -97,6 +97,7 @@ struct mr_berth {
     struct mr_list moves;       /* asked of others, under way */
     struct mr_instead instead;  /* HTTP/2: another upstream's conns serve this one, too */
     /* Read by other shards as hints. Order: see publish_idle and publish_waiting.               */
+    int64_t yields_until_ns;    /* of place.c: others dial first */
     _Atomic(uint32_t) idle_seen;    /* movable_count */
     _Atomic(uint32_t) waiters_seen; /* waiter_count */
     _Atomic(uint32_t) donated;      /* conns given by others and not yet here */

@@ -6,6 +6,7 @@
 
 #include "core/attempt.h"
 #include "core/move.h"
+#include "core/place.h"
 
 static void fire_deadline(struct mr_timer *t, int64_t now_ns);
 
@@ -277,6 +278,8 @@ static void feed_waiters(struct mr_berth *b)
     accept_any(b);
     mr_berth_serve(b);
     note_reason(b, reason_of(verdict, last.err));
+    if (verdict == MR_GATE_AT_CAP && b->waiter_count && !is_alone)
+        mr_place_want(b);
     if (verdict == MR_GATE_SHARED_CAP && b->waiter_count)
         mr_pool_make_room(b->upstream);
     if (verdict != MR_GATE_BACKOFF || !b->waiter_count)
@@ -346,7 +349,8 @@ void mr_berth_run_feed(struct mr_deferred *d)
         return;
     mr_move_note_late(b);
     mr_berth_serve(b);
-    if (b->waiter_count)
+    mr_place_give(b, NULL);
+    if (b->waiter_count && !mr_place_yields(b))
         feed_waiters(b);
     if (b->wants_more && !b->dialing)
         (void)mr_attempt_begin(b); /* at a cap those there are have to do */

@@ -50,6 +50,7 @@ struct mr_upstream {
     _Atomic(uint32_t) idle_total; /* over all shards */
     _Atomic(uint32_t) waiters;    /* over all shards */
     _Atomic(uint32_t) capacity;   /* claims a conn carried when it was last told, or is hoped to */
+    _Atomic(bool) wants_place;    /* see core/place.h */
     _Atomic(uint32_t) wasted;     /* conns the peer ended unused since one was used */
     _Atomic(int64_t) expiry_told_s; /* when its certificate's end was last warned of, since 1970 */
     _Atomic(int64_t) calm_until_ns; /* wasted > 0: no dial for min idle before */
