@@ -33,6 +33,7 @@ void sim_rig_init(struct sim_rig *g, uint64_t seed)
     g->w.block = NULL;
     g->w.driver = g;
     g->http.w = &g->w;
+    g->service = &sim_http_service;
     g->has_one_address = true;
     moor_runtime_options *r = &g->runtime_options;
     moor_runtime_options_init(r);
@@ -52,7 +53,7 @@ void sim_rig_init(struct sim_rig *g, uint64_t seed)
 void sim_rig_open(struct sim_rig *g, unsigned shards)
 {
     sim_names_init(&g->names, &g->w);
-    g->host = sim_host_add_ipv4(&g->w, 1, 80, &sim_http_service, &g->http);
+    g->host = sim_host_add_ipv4(&g->w, 1, 80, g->service, &g->http);
     sim_names_add(&g->names, "sim.test", 1);
     const struct mr_runtime_hooks hooks = {
         .clock = &g->w.clock,

@@ -65,8 +65,9 @@ struct sim_rig {
     bool is_turning[SIM_SHARDS_MAX], has_left[SIM_SHARDS_MAX];
     int64_t asleep_until_ns[SIM_SHARDS_MAX]; /* strict runs: what moor_shard_timeout said */
     moor_pool *pool;
-    const char *url;                  /* NULL: http://sim.test */
-    const struct moor_driver *driver; /* made known before, or NULL */
+    const char *url;                   /* NULL: http://sim.test */
+    const struct sim_service *service; /* the host's; sim_http's unless it is set before */
+    const struct moor_driver *driver;  /* made known before, or NULL */
     moor_runtime_options runtime_options;
     moor_pool_options pool_options;
     struct sim_call calls[SIM_REQUESTS_MAX];
