@@ -149,11 +149,12 @@ static void test_roots_change_under_load(void **state)
     end_load(l);
 
     eventually(fixture_stats(&t.f).dials == 0);
-    script.identity = server_id(0); /* is trusted no more */
-    tls_server_set(t.server, &script);
-    tls_server_forget(t.server);
     moor_pool_flush(t.f.pool);
     eventually(fixture_stats(&t.f).conns_open == 0);
+    eventually(tls_server_open(t.server) == 0); /* nor is there one that has tickets still to send */
+    script.identity = server_id(0);             /* is trusted no more */
+    tls_server_set(t.server, &script);
+    tls_server_forget(t.server);
     const moor_fault fault = tls_expect_fault(&t, NULL, MOOR_ETLS);
     assert_true(fault.safe_to_retry);
     tls_end(&t);
