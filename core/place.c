@@ -56,10 +56,15 @@ static struct mr_conn *idle_one(struct mr_berth *b)
     return NULL;
 }
 
-static bool has_served(const struct mr_berth *b, const struct mr_conn *c)
+/* False: not yet, and it is looked at again when it has; or never. */
+static bool has_served(struct mr_berth *b, const struct mr_conn *c)
 {
-    return c->protocol->is_multiplexed && mr_conn_state(c) == MR_CONN_LEASED &&
-           mr_shard_now(b->shard) - c->born_ns >= KEPT_NS;
+    if (!c->protocol->is_multiplexed || mr_conn_state(c) != MR_CONN_LEASED)
+        return false;
+    const bool is_young = mr_shard_now(b->shard) < c->born_ns + KEPT_NS;
+    if (is_young)
+        mr_berth_retry_by(b, c->born_ns + KEPT_NS);
+    return !is_young;
 }
 
 void mr_place_give(struct mr_berth *b, struct mr_conn *used)

@@ -142,4 +142,15 @@ static inline uint64_t open_conns(struct fixture *f)
     return atomic_load(&f->berth->local->stats.conns_open);
 }
 
+/* None has failed; how many have been granted. */
+static inline unsigned sum_granted(const struct count_request *r, unsigned n)
+{
+    unsigned granted = 0;
+    for (unsigned i = 0; i < n; i++) {
+        assert_int_equal(r[i].failed, 0);
+        granted += r[i].granted;
+    }
+    return granted;
+}
+
 #endif

@@ -2,6 +2,7 @@
  * shard and on several, by what ALPN chose, kept warm, above the ideal. */
 #include "tests/support/count_fixture.h"
 #include "tests/support/picker_filter.h"
+#include "tests/support/several_shards.h"
 
 #define WIDE  100 /* claims a conn carries */
 #define BURST 1000
@@ -46,16 +47,6 @@ static void wide_begin(struct fixture *f, const moor_pool_options *o)
     f->announces = WIDE;
 }
 
-static unsigned sum_granted(const struct count_request *r, unsigned n)
-{
-    unsigned granted = 0;
-    for (unsigned i = 0; i < n; i++) {
-        assert_int_equal(r[i].failed, 0);
-        granted += r[i].granted;
-    }
-    return granted;
-}
-
 /* ---- a cold burst ---- */
 
 static void test_a_cold_burst_on_one_shard(void **state)
@@ -96,66 +87,7 @@ static void test_a_cold_burst_waits_for_what_is_coming(void **state)
     finish(&f);
 }
 
-/* ---- shards, driven in turn by this thread ---- */
-
-#define SHARDS 4
-struct several {
-    struct fixture f; /* but its shard and its berth */
-    unsigned count;
-    struct moor_shard *shards[SHARDS];
-    struct mr_berth *berths[SHARDS];
-};
-
-static void several_begin(struct several *s, unsigned count, const moor_pool_options *o,
-                          const struct mr_protocol *protocol, unsigned capacity)
-{
-    memset(s, 0, sizeof *s);
-    s->count = count;
-    s->f.announces = capacity;
-    s->f.spec.protocol = protocol;
-    count_server_init(&s->f.server);
-    make_runtime(&s->f);
-    for (unsigned i = 0; i < count; i++)
-        assert_int_equal(mr_runtime_add_shard(s->f.runtime, &s->shards[i]), MOOR_OK);
-    open_pool(&s->f, o);
-    atomic_store(&s->f.upstream->capacity, capacity); /* as the last conn told */
-    for (unsigned i = 0; i < count; i++) {
-        mr_shard_enter(s->shards[i]);
-        s->berths[i] = mr_berth_of(s->f.upstream, s->shards[i]);
-    }
-}
-
-static void several_turn(struct several *s)
-{
-    for (unsigned i = 0; i < s->count; i++) {
-        mr_shard_enter(s->shards[i]);
-        assert_int_equal(mr_shard_turn(s->shards[i], MR_NS_PER_MS, 0), MOOR_OK);
-    }
-    count_server_look(&s->f.server, s->f.announces);
-}
-
-static void several_acquire(struct several *s, unsigned shard, struct count_request *r, unsigned id)
-{
-    mr_shard_enter(s->shards[shard]);
-    assert_int_equal(count_acquire(s->berths[shard], r, id), MOOR_OK);
-}
-
-static void several_finish(struct several *s)
-{
-    mr_shard_enter(s->shards[0]);
-    moor_pool_drain(s->f.pool, 100, NULL, NULL);
-    while (!atomic_load(&s->f.pool->drained_word))
-        several_turn(s);
-    mr_pool_free(s->f.pool);
-    for (unsigned i = 0; i < s->count; i++) {
-        mr_shard_enter(s->shards[i]);
-        mr_shard_leave(s->shards[i]);
-    }
-    mr_shard_enter(NULL);
-    assert_int_equal(moor_runtime_destroy(s->f.runtime, 1000), MOOR_OK);
-    count_server_fini(&s->f.server);
-    assert_int_equal(count_counts.opened, count_counts.dropped);
-}
+/* ---- on several shards ---- */
 
 /* The first shard gets `first` of the burst, the others what is left, in turn. */
 static unsigned conns_for_a_burst(unsigned shards, unsigned first)
@@ -182,7 +114,7 @@ static void test_a_cold_burst_on_several_shards(void **state)
 {
     (void)state;
     static const unsigned firsts[] = {1, 450, 500, 501, 999};
-    for (unsigned shards = 2; shards <= SHARDS; shards += 2)
+    for (unsigned shards = 2; shards <= SEVERAL_MAX; shards += 2)
         for (size_t i = 0; i < sizeof firsts / sizeof *firsts; i++) {
             const unsigned conns = conns_for_a_burst(shards, firsts[i]);
             assert_in_range(conns, BURST / WIDE, BURST / WIDE + shards - 1);
