@@ -364,7 +364,7 @@ static const char *why(const struct mr_h2_stream *s, uint32_t code)
     case NGHTTP2_CANCEL:
         return "the server canceled the stream";
     case NGHTTP2_HTTP_1_1_REQUIRED:
-        return "the server wants HTTP/1.1 for this request";
+        return "the server wants HTTP/1.1 for this request: open its pool with http_version 1.1";
     case NGHTTP2_PROTOCOL_ERROR:
         return "HTTP/2 protocol error on the stream";
     case NGHTTP2_FLOW_CONTROL_ERROR:
