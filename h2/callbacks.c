@@ -33,14 +33,12 @@ void mr_h2_must(struct mr_h2_session *h, int ng_err)
         h->failure = MOOR_ENOMEM;
 }
 
-/* The connection ends: the caller hears it from mr_h2_input. */
-static int refuse(struct mr_h2_session *h, const char *what)
+void mr_h2_refuse(struct mr_h2_session *h, const char *what)
 {
-    if (!h->fault) {
-        h->fault = what;
-        (void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
-    }
-    return 0;
+    if (h->fault)
+        return;
+    h->fault = what;
+    (void)nghttp2_session_terminate_session(h->ng, NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 /* The stream ends, the connection goes on. */
@@ -195,11 +193,19 @@ static void section_came(struct mr_h2_session *h, struct mr_h2_stream *s, bool i
 
 /* ---- frames ---- */
 
+static void note_abuse(struct mr_h2_session *h, enum mr_h2_abuse kind)
+{
+    const char *what = mr_h2_guard_note(&h->guard, kind, 1, h->now_ns);
+    if (what)
+        mr_h2_refuse(h, what);
+}
+
 static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void *user)
 {
     (void)ng;
     struct mr_h2_session *h = user;
     enum mr_h2_abuse kind;
+    h->idle_bytes = 0;
     switch (hd->type) {
     case NGHTTP2_HEADERS:
     case NGHTTP2_PUSH_PROMISE:
@@ -226,8 +232,8 @@ static int on_begin_frame(nghttp2_session *ng, const nghttp2_frame_hd *hd, void 
         kind = MR_H2_ABUSE_PRIORITY;
         break;
     }
-    const char *what = mr_h2_guard_note(&h->guard, kind, 1, h->now_ns);
-    return what ? refuse(h, what) : 0;
+    note_abuse(h, kind);
+    return 0;
 }
 
 static void settings_came(struct mr_h2_session *h, const nghttp2_frame *frame)
@@ -249,6 +255,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
 {
     struct mr_h2_session *h = user;
     struct mr_h2_stream *s = stream_of(h, frame->hd.stream_id);
+    h->idle_bytes = 0;
     switch (frame->hd.type) {
     case NGHTTP2_SETTINGS:
         settings_came(h, frame);
@@ -258,6 +265,7 @@ static int on_frame_recv(nghttp2_session *ng, const nghttp2_frame *frame, void *
             mr_h2_pong(h, frame->ping.opaque_data);
         return 0;
     case NGHTTP2_GOAWAY:
+        note_abuse(h, MR_H2_ABUSE_PRIORITY);
         h->is_going_away = true;
         h->events->going_away(h, frame->goaway.error_code);
         return 0;
@@ -289,6 +297,7 @@ static int on_data(nghttp2_session *ng, uint8_t flags, int32_t id, const uint8_t
     (void)flags;
     struct mr_h2_session *h = user;
     struct mr_h2_stream *s = stream_of(h, id);
+    h->idle_bytes = 0;
     h->unreturned += len;
     /* A slow caller's window shuts only its own stream, until all of them hold too much. */
     if (h->unreturned > h->limits.window_max)

@@ -124,6 +124,7 @@ moor_err mr_h2_input(struct mr_h2_session *h, const uint8_t *bytes, size_t len, 
 {
     h->now_ns = now_ns;
     h->received += len;
+    h->idle_bytes += len;
     const ssize_t taken = nghttp2_session_mem_recv(h->ng, bytes, len);
     mr_h2_must(h, (int)taken);
     if (h->failure) {
@@ -133,6 +134,8 @@ moor_err mr_h2_input(struct mr_h2_session *h, const uint8_t *bytes, size_t len, 
     if (taken < 0 && !h->fault)
         h->fault = taken == NGHTTP2_ERR_FLOODED ? "the peer asks for answers and does not read them"
                                                 : nghttp2_strerror((int)taken);
+    if (h->idle_bytes > (size_t)h->limits.window_max + MR_H2_IDLE_BYTES_MAX)
+        mr_h2_refuse(h, "the peer floods with frames of no use");
     *out_what = h->fault;
     return h->fault ? MOOR_EPROTO : MOOR_OK;
 }

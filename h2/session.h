@@ -33,6 +33,9 @@ struct mr_h2_limits {
 
 enum {
     MR_H2_INTERIM_COUNT_MAX = 16,
+    /* Beyond window_max, which may be on its way to a stream we left: received in a row without a frame that is
+     * for anybody. Unknown ones have no bucket of the guard's, as nghttp2 tells nothing of them. */
+    MR_H2_IDLE_BYTES_MAX = 1048576,
     MR_H2_FIELDS_MAX = 512 /* of a request, pseudo-fields included */
 };
 
@@ -108,6 +111,7 @@ struct mr_h2_session {
     size_t unreturned; /* received, not consumed: over all streams */
     size_t withheld;   /* of the connection's window */
     uint64_t received;
+    size_t idle_bytes; /* received since the last frame nghttp2 told of */
     uint32_t unsent_count; /* streams whose HEADERS wait to be written */
     bool is_alive_asked;   /* mr_h2_ping is unanswered */
     bool is_going_away;

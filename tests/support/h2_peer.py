@@ -992,9 +992,10 @@ flooding("flood_window", "WINDOW_UPDATE of 1.", lambda n, i: window(0, 1))
 flooding("flood_priority", "PRIORITY of stream after stream.",
          lambda n, i: frame(PRIORITY, 0, 2 * i + 1, struct.pack(">IB", 0, 16)))
 flooding("flood_goaway", "GOAWAY, with the stream accepted.", lambda n, i: goaway(n))
-flooding("flood_unknown", "Frames of a kind nobody knows.", lambda n, i: frame(0xf0, 0, 0))
+flooding("flood_unknown", "Frames of a kind nobody knows.",
+         lambda n, i: frame(0xf0, 0, 0, bytes(1000)))
 flooding("flood_altsvc", "ALTSVC.",
-         lambda n, i: frame(10, 0, 0, b"\0\1x" + b'h2=":1"'))
+         lambda n, i: frame(10, 0, 0, b"\0\1x" + b'h2=":1"' + b" " * 1000))
 
 
 def afterwards(name, doc, make):

@@ -221,6 +221,42 @@ static void test_what_cannot_be_said_ends_it(void **state)
     }
 }
 
+/* A frame of that kind with 1,000 bytes. */
+static moor_err receive(struct mr_h2_session *h, uint8_t type, uint8_t stream, const char **out_what)
+{
+    uint8_t frame[9 + 1000] = {0, 1000 >> 8, 1000 & 255, type, [8] = stream};
+    return mr_h2_input(h, frame, sizeof frame, 0, out_what);
+}
+
+/* DATA of a stream we left may come by the window; what is of no kind we know may not come for ever. */
+static void test_frames_for_nobody(void **state)
+{
+    (void)state;
+    static struct pair_request r;
+    static struct pair_server v;
+    struct mr_h2_session h;
+    const char *what = NULL;
+    memset(&r, 0, sizeof r);
+    pair_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &pair_heap, &pair_limits, &pair_events, 0), MOOR_OK);
+    assert_int_equal(pair_submit(&h, &r, true), MOOR_OK);
+    assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+    mr_h2_stream_leave(&r.stream, NGHTTP2_CANCEL);
+    for (size_t n = 0; n < pair_limits.window_max; n += 1009) {
+        uint8_t out[256];
+        assert_int_equal(receive(&h, NGHTTP2_DATA, 1, &what), MOOR_OK);
+        (void)mr_h2_output(&h, out, sizeof out, 0);
+    }
+    size_t n = 0;
+    while (receive(&h, 0xf0, 0, &what) == MOOR_OK)
+        assert_true((n += 1009) <= MR_H2_IDLE_BYTES_MAX);
+    assert_non_null(strstr(what, "frames of no use"));
+    assert_true(n >= MR_H2_IDLE_BYTES_MAX - 2 * 1009);
+    uint8_t out[256];
+    assert_true(mr_h2_output(&h, out, sizeof out, 0) > 9); /* GOAWAY */
+    pair_close(&h, &v);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -232,6 +268,7 @@ int main(void)
         cmocka_unit_test(test_fields_may_go_with_who_leaves),
         cmocka_unit_test(test_each_allocation_fails_in_turn),
         cmocka_unit_test(test_what_cannot_be_said_ends_it),
+        cmocka_unit_test(test_frames_for_nobody),
     };
     return cmocka_run_group_tests(tests, pair_set_up, pair_tear_down);
 }
