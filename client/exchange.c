@@ -151,7 +151,12 @@ static void not_begun(struct mr_exchange *x, moor_err e)
         replay(x);
         return;
     }
-    x->fault = (moor_fault){.err = e, .safe_to_retry = !x->was_sent, .what = "send the request"};
+    x->fault = (moor_fault){
+        .err = e,
+        .safe_to_retry = !x->was_sent,
+        .what = e == MOOR_ETOOBIG
+                    ? "the request's head exceeds 64 KiB or 512 fields, HTTP/2's bounds"
+                    : "send the request"};
     mr_loop_defer(loop_of(x), &x->end);
 }
 

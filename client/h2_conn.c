@@ -11,8 +11,6 @@
 /* Frames of one send; and how much of them may wait for the socket before more are made, so that what is
  * urgent is not queued behind what is not. */
 enum { BLOCK_SIZE = 16384, UNSENT_MAX = 65536 };
-/* Before the peer's SETTINGS say otherwise (RFC 9113 6.5.2 recommends no fewer). */
-enum { STREAMS_ASSUMED = 100 };
 /* How long the last words may take. */
 #define GOODBYE_NS MR_NS_PER_SEC
 
@@ -314,7 +312,8 @@ static moor_err h2_open(struct mr_conn *c)
         return e;
     }
     c->state = h;
-    h->streams_max = o->h2_streams_max < STREAMS_ASSUMED ? o->h2_streams_max : STREAMS_ASSUMED;
+    h->streams_max =
+        o->h2_streams_max < MR_H2_STREAMS_ASSUMED ? o->h2_streams_max : MR_H2_STREAMS_ASSUMED;
     mr_h2_conn_write_later(h);
     mr_conn_expect(c, h->streams_max);
     set_capacity(h, h->streams_max);
@@ -402,7 +401,7 @@ static void h2_dropped(struct mr_conn *c)
 
 const struct mr_protocol mr_h2_protocol = {
     .name = "h2",
-    .capacity_expected = STREAMS_ASSUMED,
+    .capacity_expected = MR_H2_STREAMS_ASSUMED,
     .is_multiplexed = true,
     .open = h2_open,
     .input = h2_input,

@@ -10,8 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PROTOCOL = 1, FLOW_CONTROL = 3, FRAME_SIZE = 6, CANCEL = 8, CALM = 11 }; /* RFC 9113 7 */
-
 /* Beyond the caller's: four pseudo-fields, content-length, expect, priority; and the texts made for them. */
 enum { FIELDS_MORE = 7, LENGTH_TEXT = 24, PRIORITY_TEXT = 16 };
 
@@ -159,7 +157,7 @@ static void h2_leave(struct mr_exchange *x, bool is_gone, bool is_reusable)
     x->window.returned = NULL;
     x->window.limit = x->berth->local->pool->options.window_bytes;
     x->conn = NULL;
-    mr_h2_stream_leave(&x->h2.stream, CANCEL);
+    mr_h2_stream_leave(&x->h2.stream, MR_H2_CANCEL);
     if (x->outs) { /* a piece that will not be taken any more */
         x->outs = 0;
         x->is_piece_out = false;
@@ -322,7 +320,8 @@ static moor_err error_of(const struct mr_h2_end *end)
         return MOOR_ERESET;
     if (end->err)
         return end->err;
-    if (end->code == PROTOCOL || end->code == FLOW_CONTROL || end->code == FRAME_SIZE)
+    if (end->code == MR_H2_PROTOCOL_ERROR || end->code == MR_H2_FLOW_CONTROL_ERROR ||
+        end->code == MR_H2_FRAME_SIZE_ERROR)
         return MOOR_EPROTO;
     return MOOR_ERESET;
 }
@@ -338,7 +337,7 @@ static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
     }
     x->h2.is_unprocessed = end->is_unprocessed;
     x->h2.is_moved = end->is_unprocessed && h->is_leaving_well;
-    x->h2.is_calmed = end->code == CALM;
+    x->h2.is_calmed = end->code == MR_H2_ENHANCE_YOUR_CALM;
     if (end->is_unprocessed)
         MR_STAT_ADD(x->berth->local, h2_refused, 1);
     if (end->is_unprocessed && !h->session.is_going_away)

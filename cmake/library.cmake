@@ -14,6 +14,9 @@ set_target_properties(mooring_objects PROPERTIES POSITION_INDEPENDENT_CODE ON
                                                  C_VISIBILITY_PRESET hidden)
 target_link_libraries(mooring_objects PUBLIC PkgConfig::LIBURING PkgConfig::CARES PkgConfig::NGHTTP2
                       mooring_jemalloc mooring_wolfssl Threads::Threads)
+if(MR_NGHTTP2_CONTINUATIONS)
+  target_compile_definitions(mooring_objects PUBLIC MR_NGHTTP2_CONTINUATIONS=1)
+endif()
 # A call between two exported functions is a plain call: nobody may interpose into the library.
 target_compile_options(mooring_objects PRIVATE -fno-semantic-interposition)
 

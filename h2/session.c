@@ -16,7 +16,11 @@
 #define PING_BDP   "mooring#"
 
 /* Frames we owe a peer that asks without reading, and entries of one SETTINGS: CVE-2019-9512 and 9515. */
-enum { ACKS_MAX = 100, SETTINGS_MAX = 32, STREAMS_ASSUMED = 100 };
+enum { ACKS_MAX = 100, SETTINGS_MAX = 32 };
+/* Of a frame of a head (RFC 9113 6.5.2: the peer may send no larger ones). */
+enum { FRAME_SIZE = 16384 };
+/* What nghttp2 counts beside a head, though we send none (RFC 7540 6.3). */
+enum { PRIORITY_SIZE = 5 };
 
 /* ---- life ---- */
 
@@ -31,11 +35,17 @@ static int make(struct mr_h2_session *h)
     if (!err) {
         mr_h2_set_callbacks(callbacks);
         nghttp2_option_set_no_auto_window_update(option, 1);
-        nghttp2_option_set_peer_max_concurrent_streams(option, STREAMS_ASSUMED);
+        nghttp2_option_set_peer_max_concurrent_streams(option, MR_H2_STREAMS_ASSUMED);
         nghttp2_option_set_no_closed_streams(option, 1);
         nghttp2_option_set_no_http_messaging(option, 1); /* mr_h2_message */
         nghttp2_option_set_max_outbound_ack(option, ACKS_MAX);
         nghttp2_option_set_max_settings(option, SETTINGS_MAX);
+        nghttp2_option_set_max_send_header_block_length(option,
+                                                        MR_H2_HEAD_BYTES_MAX + PRIORITY_SIZE);
+#ifdef MR_NGHTTP2_CONTINUATIONS
+        nghttp2_option_set_max_continuations(option, h->limits.header_bytes_max / FRAME_SIZE +
+                                                         MR_H2_CONTINUATIONS_MORE);
+#endif
         err = nghttp2_session_client_new3(&h->ng, callbacks, h, option, &mem);
     }
     nghttp2_option_del(option);
@@ -235,6 +245,9 @@ static ssize_t read_piece(nghttp2_session *ng, int32_t id, uint8_t *to, size_t c
     return (ssize_t)n;
 }
 
+/* As nghttp2 estimates what HPACK may come to: for each field, and once. */
+enum { HEAD_BYTES_MORE = 12 };
+
 moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moor_header *fields,
                       size_t count, bool has_body, uint32_t urgency, bool is_incremental)
 {
@@ -243,7 +256,12 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
         return MOOR_ETOOBIG;
     if (h->is_going_away || mr_h2_is_exhausted(h))
         return MOOR_ECLOSED;
-    for (size_t i = 0; i < count; i++)
+    size_t room = MR_H2_HEAD_BYTES_MAX - HEAD_BYTES_MORE;
+    for (size_t i = 0; i < count; i++) {
+        const size_t used = fields[i].name.len + fields[i].value.len + HEAD_BYTES_MORE;
+        if (fields[i].name.len > room || fields[i].value.len > room || used > room)
+            return MOOR_ETOOBIG;
+        room -= used;
         nv[i] = (nghttp2_nv){
             .name = (uint8_t *)(uintptr_t)fields[i].name.base,
             .namelen = fields[i].name.len,
@@ -251,6 +269,7 @@ moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s, const moo
             .valuelen = fields[i].value.len,
             .flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE,
         };
+    }
     const nghttp2_data_provider body = {.source.ptr = s, .read_callback = read_piece};
     const int32_t id = nghttp2_submit_request(h->ng, NULL, nv, count, has_body ? &body : NULL, s);
     if (id < 0)

@@ -36,7 +36,21 @@ enum {
     /* Beyond window_max, which may be on its way to a stream we left: received in a row without a frame that is
      * for anybody. Unknown ones have no bucket of the guard's, as nghttp2 tells nothing of them. */
     MR_H2_IDLE_BYTES_MAX = 1048576,
-    MR_H2_FIELDS_MAX = 512 /* of a request, pseudo-fields included */
+    MR_H2_FIELDS_MAX = 512, /* of a request, pseudo-fields included */
+    MR_H2_HEAD_BYTES_MAX =
+        65536, /* of a request: names and values, 12 more for each field and once */
+    /* CONTINUATION frames of a response's head beyond those its header_bytes_max can fill */
+    MR_H2_CONTINUATIONS_MORE = 8,
+    MR_H2_STREAMS_ASSUMED = 100 /* before SETTINGS; RFC 9113 6.5.2 recommends no fewer */
+};
+
+/* RFC 9113 7, those we say or tell apart. */
+enum {
+    MR_H2_PROTOCOL_ERROR = 1,
+    MR_H2_FLOW_CONTROL_ERROR = 3,
+    MR_H2_FRAME_SIZE_ERROR = 6,
+    MR_H2_CANCEL = 8,
+    MR_H2_ENHANCE_YOUR_CALM = 11
 };
 
 struct mr_h2_head {
@@ -111,7 +125,7 @@ struct mr_h2_session {
     size_t unreturned; /* received, not consumed: over all streams */
     size_t withheld;   /* of the connection's window */
     uint64_t received;
-    size_t idle_bytes; /* received since the last frame nghttp2 told of */
+    size_t idle_bytes;     /* received since the last frame nghttp2 told of */
     uint32_t unsent_count; /* streams whose HEADERS wait to be written */
     bool is_alive_asked;   /* mr_h2_ping is unanswered */
     bool is_going_away;
@@ -138,7 +152,8 @@ bool mr_h2_is_over(const struct mr_h2_session *h);
 bool mr_h2_is_exhausted(const struct mr_h2_session *h);
 
 /* A new request on a zeroed stream. Fields in the order of RFC 9113 8.3: pseudo-fields first, names in lower
- * case; what they point to stays until is_sent, closed() or mr_h2_stream_leave. ENOMEM; ECLOSED: no more on this connection. */
+ * case; what they point to stays until is_sent, closed() or mr_h2_stream_leave. ENOMEM; ETOOBIG: beyond
+ * MR_H2_FIELDS_MAX or MR_H2_HEAD_BYTES_MAX; ECLOSED: no more on this connection. */
 MOOR_NODISCARD moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_stream *s,
                                      const moor_header *fields, size_t count, bool has_body,
                                      uint32_t urgency, bool is_incremental);

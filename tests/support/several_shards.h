@@ -16,7 +16,7 @@ struct several {
 };
 
 static inline void several_begin(struct several *s, unsigned count, const moor_pool_options *o,
-                          const struct mr_protocol *protocol, unsigned capacity)
+                                 const struct mr_protocol *protocol, unsigned capacity)
 {
     memset(s, 0, sizeof *s);
     s->count = count;
@@ -43,7 +43,8 @@ static inline void several_turn(struct several *s)
     count_server_look(&s->f.server, s->f.announces);
 }
 
-static inline void several_acquire(struct several *s, unsigned shard, struct count_request *r, unsigned id)
+static inline void several_acquire(struct several *s, unsigned shard, struct count_request *r,
+                                   unsigned id)
 {
     mr_shard_enter(s->shards[shard]);
     assert_int_equal(count_acquire(s->berths[shard], r, id), MOOR_OK);

@@ -221,8 +221,43 @@ static void test_what_cannot_be_said_ends_it(void **state)
     }
 }
 
+/* Else nghttp2 would refuse it when it is written, and say no more than that. */
+static void test_a_large_head_is_its_own_trouble(void **state)
+{
+    (void)state;
+    static struct pair_request r[3];
+    static struct pair_server v;
+    static char text[MR_H2_HEAD_BYTES_MAX];
+    struct mr_h2_session h;
+    memset(r, 0, sizeof r);
+    memset(text, 'x', sizeof text);
+    pair_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &pair_heap, &pair_limits, &pair_events, 0), MOOR_OK);
+    assert_int_equal(pair_submit(&h, &r[0], false), MOOR_OK);
+    moor_header fields[] = {{mr_span_cstr(":method"), mr_span_cstr("GET")},
+                            {mr_span_cstr(":scheme"), mr_span_cstr("http")},
+                            {mr_span_cstr(":authority"), mr_span_cstr("a.example")},
+                            {mr_span_cstr(":path"), mr_span_cstr("/x")},
+                            {mr_span_cstr("x-large"), {text, 0}}};
+    const size_t count = sizeof fields / sizeof *fields;
+    size_t used = 12;
+    for (size_t i = 0; i < count; i++)
+        used += fields[i].name.len + fields[i].value.len + 12;
+    fields[4].value.len = MR_H2_HEAD_BYTES_MAX - used + 1;
+    r[1].session = r[2].session = &h;
+    assert_int_equal(mr_h2_submit(&h, &r[1].stream, fields, count, false, 3, false), MOOR_ETOOBIG);
+    fields[4].value.len--;
+    assert_int_equal(mr_h2_submit(&h, &r[2].stream, fields, count, false, 3, false), MOOR_OK);
+    assert_int_equal(pair_pump(&h, &v, 65536), MOOR_OK);
+    assert_true(r[0].end.is_complete);
+    assert_true(r[2].end.is_complete);
+    assert_int_equal(h.failure, MOOR_OK);
+    pair_close(&h, &v);
+}
+
 /* A frame of that kind with 1,000 bytes. */
-static moor_err receive(struct mr_h2_session *h, uint8_t type, uint8_t stream, const char **out_what)
+static moor_err receive(struct mr_h2_session *h, uint8_t type, uint8_t stream,
+                        const char **out_what)
 {
     uint8_t frame[9 + 1000] = {0, 1000 >> 8, 1000 & 255, type, [8] = stream};
     return mr_h2_input(h, frame, sizeof frame, 0, out_what);
@@ -268,6 +303,7 @@ int main(void)
         cmocka_unit_test(test_fields_may_go_with_who_leaves),
         cmocka_unit_test(test_each_allocation_fails_in_turn),
         cmocka_unit_test(test_what_cannot_be_said_ends_it),
+        cmocka_unit_test(test_a_large_head_is_its_own_trouble),
         cmocka_unit_test(test_frames_for_nobody),
     };
     return cmocka_run_group_tests(tests, pair_set_up, pair_tear_down);
