@@ -4,6 +4,7 @@
  */
 #include "client/h2_conn.h"
 
+#include "core/pool.h"
 #include "core/shard.h"
 
 #include <string.h>
@@ -282,6 +283,10 @@ void mr_h2_conn_going_away(struct mr_h2_session *s, uint32_t code)
     MR_STAT_ADD(h->conn->berth->local, h2_goaways, !h->is_left);
     h->is_left = true;
     h->is_leaving_well = !code && h->has_served;
+    h->is_calmed = code == MR_H2_ENHANCE_YOUR_CALM;
+    if (h->is_calmed)
+        mr_pool_note_useless(h->conn->berth->upstream, mr_h2_calm,
+                             mr_shard_now(h->conn->slot.shard), mr_loop_random(loop_of(h)));
     mr_conn_drain(h->conn, code ? "the server goes away with an error" : "the server goes away");
 }
 

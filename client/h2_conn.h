@@ -27,8 +27,9 @@ struct mr_h2_conn {
     bool has_served;             /* a response came whole */
     bool is_left;                /* a GOAWAY came */
     bool is_leaving_well;        /* a GOAWAY without error, of a server that has served */
-    bool is_checking;            /* claimed by check() */
-    const char *end_what;        /* set: it ends when its last words are out */
+    bool is_calmed;       /* a GOAWAY that asks for calm: what it refused does not go again */
+    bool is_checking;     /* claimed by check() */
+    const char *end_what; /* set: it ends when its last words are out */
 };
 
 static inline struct mr_h2_conn *mr_h2_conn_of(const struct mr_conn *c)

@@ -337,12 +337,13 @@ static void on_closed(struct mr_h2_stream *s, const struct mr_h2_end *end)
     }
     x->h2.is_unprocessed = end->is_unprocessed;
     x->h2.is_moved = end->is_unprocessed && h->is_leaving_well;
-    x->h2.is_calmed = end->code == MR_H2_ENHANCE_YOUR_CALM;
+    const bool is_calm_asked = end->code == MR_H2_ENHANCE_YOUR_CALM && !end->err; /* not by us */
+    x->h2.is_calmed = is_calm_asked || (end->is_unprocessed && h->is_calmed);
     if (end->is_unprocessed)
         MR_STAT_ADD(x->berth->local, h2_refused, 1);
-    if (end->is_unprocessed && !h->session.is_going_away)
+    if ((end->is_unprocessed || is_calm_asked) && !h->session.is_going_away)
         mr_h2_conn_refused(h);
-    broken(x, error_of(end), end->what);
+    broken(x, error_of(end), x->h2.is_calmed ? mr_h2_calm : end->what);
 }
 
 const struct mr_h2_events mr_h2_conn_events = {

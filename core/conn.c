@@ -188,6 +188,7 @@ void mr_conn_drain(struct mr_conn *c, const char *why)
     if (mr_conn_state(c) == MR_CONN_DRAINING)
         return;
     if (mr_conn_state(c) != MR_CONN_LEASED) {
+        c->is_retired = mr_conn_state(c) == MR_CONN_IDLE; /* it was the peer's goodbye */
         mr_conn_close(c, why);
         return;
     }
@@ -241,7 +242,7 @@ void mr_conn_fail(struct mr_conn *c, const moor_fault *fault)
         mr_conn_close(c, fault->what);
         return;
     }
-    c->is_retired = s == MR_CONN_IDLE && fault->err == MOOR_ERESET;
+    c->is_retired = s == MR_CONN_IDLE && (fault->err == MOOR_ERESET || fault->err == MOOR_EPROTO);
     c->has_ended = true;
     if (s == MR_CONN_LEASED || s == MR_CONN_DRAINING) {
         mr_berth_withdraw(c); /* first: who hears of the failure may ask for another at once */

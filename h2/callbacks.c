@@ -359,6 +359,8 @@ static int before_frame_send(nghttp2_session *ng, const nghttp2_frame *frame, vo
 
 /* ---- ends ---- */
 
+const char mr_h2_calm[] = "the server asks for calm";
+
 static const char *why(const struct mr_h2_stream *s, uint32_t code)
 {
     if (s->what)
@@ -369,7 +371,7 @@ static const char *why(const struct mr_h2_stream *s, uint32_t code)
     case NGHTTP2_REFUSED_STREAM:
         return "the server refused the stream";
     case NGHTTP2_ENHANCE_YOUR_CALM:
-        return "the server asks for calm";
+        return mr_h2_calm;
     case NGHTTP2_CANCEL:
         return "the server canceled the stream";
     case NGHTTP2_HTTP_1_1_REQUIRED:

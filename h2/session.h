@@ -69,6 +69,9 @@ struct mr_h2_end {
     const char *what; /* static text */
 };
 
+/* What is said of ENHANCE_YOUR_CALM. */
+extern const char mr_h2_calm[];
+
 /* Called inside mr_h2_input and mr_h2_output; any call but mr_h2_session_destroy is allowed inside. */
 struct mr_h2_events {
     void (*head)(struct mr_h2_stream *s, const struct mr_h2_head *h); /* 1xx and final */

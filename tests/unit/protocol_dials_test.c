@@ -267,6 +267,30 @@ static void test_min_idle_is_one_conn_of_many_claims(void **state)
     finish(&f);
 }
 
+/* A pause before each further dial, longer each time, whatever it was that the peer did. */
+static void test_min_idle_dials_in_no_circle(void **state)
+{
+    (void)state;
+    static const char *const ends[] = {"drain", "nonsense", "cap 0"};
+    moor_pool_options o;
+    pool_options(&o);
+    o.conns_min_idle = 1;
+    o.backoff_min_ms = 20;
+    for (size_t e = 0; e < sizeof ends / sizeof *ends; e++) {
+        struct fixture f;
+        begin(&f, &o);
+        const int64_t begun = mr_shard_now(f.shard);
+        for (unsigned i = 0; i < 4; i++) {
+            TURN_UNTIL(&f, f.server.conns == i + 1 && f.berth->idle_count);
+            count_say(&f.server, i, ends[e]);
+            TURN_UNTIL(&f, !f.berth->idle_count);
+        }
+        assert_true(mr_shard_now(f.shard) - begun >= (10 + 20 + 40) * MR_NS_PER_MS);
+        assert_int_equal(atomic_load(&f.upstream->wasted), 4);
+        finish(&f);
+    }
+}
+
 static void test_min_idle_by_what_alpn_chose(void **state)
 {
     (void)state;
@@ -372,6 +396,7 @@ int main(void)
         cmocka_unit_test(test_alpn_chooses_one_claim_a_conn),
         cmocka_unit_test(test_alpn_chooses_nothing_we_speak),
         cmocka_unit_test(test_min_idle_is_one_conn_of_many_claims),
+        cmocka_unit_test(test_min_idle_dials_in_no_circle),
         cmocka_unit_test(test_min_idle_by_what_alpn_chose),
         cmocka_unit_test(test_above_the_ideal_one_more_is_dialled),
         cmocka_unit_test(test_without_an_ideal_conns_fill_up),
