@@ -438,8 +438,10 @@ static void fire_stage(struct mr_timer *t, int64_t now_ns)
         end_draining(x, false);
     else if (x->body_state == MR_BODY_WAITING)
         mr_exchange_continue(x);
-    else
+    else if (!x->outs)
         end_with(x, MOOR_ETIMEDOUT, "wait for the response's first byte");
+    else if (!x->speaker->may_stall || !x->speaker->may_stall(x))
+        end_with(x, MOOR_ETIMEDOUT, "wait for the server's windows to let the body through");
 }
 
 void mr_exchange_continue(struct mr_exchange *x)

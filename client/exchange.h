@@ -48,6 +48,8 @@ struct mr_speaker {
     /* The rest of a canceled response is better read than a conn lost. */
     bool (*may_drain)(const struct mr_exchange *x);
     void (*window_reopened)(struct mr_exchange *x);
+    /* x->stage fired while a piece is queued; false ends the exchange. NULL: never armed so. */
+    bool (*may_stall)(struct mr_exchange *x);
     /* x->urgency or x->is_incremental is another. */
     void (*prioritize)(struct mr_exchange *x);
 };
@@ -65,6 +67,7 @@ struct mr_h2_part {
     bool is_unprocessed; /* the server said so */
     bool is_moved;       /* because it goes away */
     bool is_calmed;      /* it asks for fewer: nothing goes again */
+    size_t waiting;      /* bytes of the piece when it was last looked at */
 };
 
 /* Lives in its own arena. */
@@ -81,7 +84,7 @@ struct mr_exchange {
     struct mr_arena arena;
     struct mr_window window;
     struct mr_timer total;   /* the whole exchange */
-    struct mr_timer stage;   /* first byte, or 100 Continue */
+    struct mr_timer stage;   /* first byte, 100 Continue, or of h2: room for the body */
     struct mr_deferred end;  /* on_done, where it may not run at once */
     struct mr_deferred pull; /* ask body_cb */
 

@@ -127,6 +127,35 @@ static void chunk_returned(struct mr_window *w, size_t len)
     mr_h2_conn_write_later(h);
 }
 
+/* Within h2_stall_timeout_ms a piece is through, or so much of it. */
+enum { STALL_BYTES = 1024 };
+
+static void watch_body(struct mr_exchange *x)
+{
+    x->h2.waiting = x->h2.stream.piece.len;
+    mr_loop_timer(
+        &x->shard->mine.loop, &x->stage,
+        mr_deadline(mr_shard_now(x->shard), x->berth->local->pool->options.h2_stall_timeout_ms));
+}
+
+static void feed(struct mr_exchange *x, moor_span piece, bool is_last)
+{
+    mr_h2_stream_feed(&x->h2.stream, piece, is_last);
+    x->outs++;
+    if (!x->has_head)
+        watch_body(x);
+}
+
+static bool h2_may_stall(struct mr_exchange *x)
+{
+    if (x->h2.waiting - x->h2.stream.piece.len < STALL_BYTES && mr_h2_is_shut(&x->h2.stream)) {
+        MR_STAT_ADD(x->berth->local, h2_stalled, 1);
+        return false;
+    }
+    watch_body(x);
+    return true;
+}
+
 static moor_err h2_begin(struct mr_exchange *x)
 {
     struct mr_h2_conn *h = conn_of(x);
@@ -138,10 +167,8 @@ static moor_err h2_begin(struct mr_exchange *x)
     x->window.limit = SIZE_MAX; /* the stream's window is the one that counts */
     x->window.returned = chunk_returned;
     mr_h2_conn_used(h);
-    if (x->request_body.len) {
-        mr_h2_stream_feed(&x->h2.stream, x->request_body, true);
-        x->outs++;
-    }
+    if (x->request_body.len)
+        feed(x, x->request_body, true);
     mr_exchange_sent(x);
     return MOOR_OK;
 }
@@ -175,9 +202,8 @@ static bool h2_send_piece(struct mr_exchange *x)
         mr_body_let_go_of_piece(x);
         return true;
     }
-    mr_h2_stream_feed(&x->h2.stream, bytes, x->is_last_piece);
+    feed(x, bytes, x->is_last_piece);
     x->is_piece_out = true;
-    x->outs++;
     mr_h2_conn_write_later(conn_of(x));
     return true;
 }
@@ -223,6 +249,7 @@ const struct mr_speaker mr_h2_speaker = {
     .is_untouched = h2_is_untouched,
     .may_drain = h2_may_drain,
     .window_reopened = h2_window_reopened,
+    .may_stall = h2_may_stall,
     .prioritize = h2_prioritize,
 };
 
@@ -237,7 +264,7 @@ static void note_bytes(struct mr_exchange *x)
 {
     if (!x->first_byte_ns)
         x->first_byte_ns = mr_shard_now(x->shard);
-    if (x->body_state != MR_BODY_WAITING)
+    if (x->body_state != MR_BODY_WAITING && !x->outs)
         mr_loop_untimer(&x->shard->mine.loop, &x->stage);
 }
 
@@ -307,6 +334,8 @@ static void on_trailers(struct mr_h2_stream *s, const moor_header *h, size_t cou
 static void on_fed(struct mr_h2_stream *s)
 {
     struct mr_exchange *x = exchange_of(s);
+    if (!x->has_head)
+        mr_loop_untimer(&x->shard->mine.loop, &x->stage);
     if (x->is_piece_out) {
         x->is_piece_out = false;
         mr_body_let_go_of_piece(x);

@@ -21,8 +21,12 @@
     X(EMPTY_DATA, 100, 10, "the peer floods with empty DATA")    /* CVE-2019-9518 */               \
     X(PRIORITY, 200, 20,                                                                           \
       "the peer floods with frames of no use") /* and unknown ones: CVE-2019-9513 */               \
+    X(TINY_WINDOW, 1000, 100, "the peer's windows are tiny") /* cut DATA of ours */                \
     X(WINDOW_UPDATE, 1000, 100,                                                                    \
       "the peer floods with WINDOW_UPDATE") /* beyond two a DATA frame of ours */
+
+/* Below it DATA that a window cut is tiny; each frame of ours that is not allows one that is. */
+enum { MR_H2_TINY_BYTES = 64 };
 
 enum mr_h2_abuse {
 #define X(name, ...) MR_H2_ABUSE_##name,

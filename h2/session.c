@@ -214,6 +214,18 @@ size_t mr_h2_output(struct mr_h2_session *h, uint8_t *to, size_t cap, int64_t no
 
 /* ---- streams ---- */
 
+/* n bytes of DATA, and so many left of the piece, for which there was no window. */
+static void note_tiny(struct mr_h2_session *h, size_t n, size_t left)
+{
+    if (n >= MR_H2_TINY_BYTES || !left) {
+        mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_TINY_WINDOW, n >= MR_H2_TINY_BYTES);
+        return;
+    }
+    const char *what = mr_h2_guard_note(&h->guard, MR_H2_ABUSE_TINY_WINDOW, 1, h->now_ns);
+    if (what)
+        mr_h2_refuse(h, what);
+}
+
 static ssize_t read_piece(nghttp2_session *ng, int32_t id, uint8_t *to, size_t cap, uint32_t *flags,
                           nghttp2_data_source *source, void *user)
 {
@@ -231,6 +243,7 @@ static ssize_t read_piece(nghttp2_session *ng, int32_t id, uint8_t *to, size_t c
         s->piece.len -= n;
     }
     mr_h2_schedule_served(&h->schedule, &s->turn, n);
+    note_tiny(h, n, s->piece.len);
     /* A peer opens both windows for it, and may measure the path by it. */
     mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_WINDOW_UPDATE, 2);
     mr_h2_guard_allow(&h->guard, MR_H2_ABUSE_PING, 1);
@@ -290,6 +303,13 @@ void mr_h2_stream_feed(struct mr_h2_stream *s, moor_span piece, bool is_last)
     s->piece = piece;
     s->is_last_piece = is_last;
     mr_h2_schedule_add(&s->session->schedule, &s->turn);
+}
+
+bool mr_h2_is_shut(const struct mr_h2_stream *s)
+{
+    const struct mr_h2_session *h = s->session;
+    return h && (nghttp2_session_get_remote_window_size(h->ng) <= 0 ||
+                 nghttp2_session_get_stream_remote_window_size(h->ng, s->id) <= 0);
 }
 
 void mr_h2_prioritize(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t urgency,

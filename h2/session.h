@@ -162,6 +162,8 @@ MOOR_NODISCARD moor_err mr_h2_submit(struct mr_h2_session *h, struct mr_h2_strea
                                      uint32_t urgency, bool is_incremental);
 /* The next piece of the body; borrowed until fed(), closed() or mr_h2_stream_leave. One at a time. */
 void mr_h2_stream_feed(struct mr_h2_stream *s, moor_span piece, bool is_last);
+/* The peer's windows let nothing more of it through now. */
+bool mr_h2_is_shut(const struct mr_h2_stream *s);
 /* Another place among those that send, and PRIORITY_UPDATE if the peer heeds it. Nothing once it is over. */
 void mr_h2_prioritize(struct mr_h2_session *h, struct mr_h2_stream *s, uint32_t urgency,
                       bool is_incremental);

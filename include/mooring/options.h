@@ -123,6 +123,8 @@ typedef struct moor_pool_options {
     moor_ms h2_ping_after_ms;     /* nothing received for longer: a PING goes with the next request,
                                      and while responses are due; or forever; 5000            */
     moor_ms h2_ping_timeout_ms;   /* unanswered for longer: the conn is closed; 2000          */
+    moor_ms h2_stall_timeout_ms;  /* the server's windows let less than 1 KiB of a request's body
+                                     through: it fails; 1 ms to a day, or forever; 60000      */
     bool h2_coalesce;             /* other hosts of the same address and certificate share conns; false */
     const char *tls_ca;           /* PEM file or directory of them; NULL = the system's roots */
     const char *tls_cert;         /* PEM: our certificate, then its intermediates; NULL = none */

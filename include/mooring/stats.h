@@ -42,6 +42,7 @@ extern "C" {
     X(h2_refused, "HTTP/2 streams the server did nothing with, and said so")                       \
     X(h2_broken, "HTTP/2 connections closed by us: the peer broke a rule or passed a bound")       \
     X(h2_silent, "HTTP/2 connections closed by us: a PING was not answered")                       \
+    X(h2_stalled, "HTTP/2 requests whose body the server's windows held up for too long")          \
     X(h2_coalesced, "requests granted a connection of another host")
 
 typedef struct moor_stats {

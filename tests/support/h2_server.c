@@ -181,9 +181,14 @@ static void serve(struct peer_conn *p)
         {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, o->window ? o->window : 65535},
     };
     uint8_t bytes[16384];
-    if (nghttp2_session_server_new(&c.ng, c.server->callbacks, &c) ||
+    nghttp2_option *option = NULL;
+    if (nghttp2_option_new(&option))
+        abort();
+    nghttp2_option_set_no_auto_window_update(option, o->keeps_shut);
+    if (nghttp2_session_server_new2(&c.ng, c.server->callbacks, &c, option) ||
         nghttp2_submit_settings(c.ng, 0, ours, 2))
         abort();
+    nghttp2_option_del(option);
     while (write_all(p, &c) &&
            (nghttp2_session_want_read(c.ng) || nghttp2_session_want_write(c.ng))) {
         const size_t n = peer_read(p, bytes, sizeof bytes);

@@ -8,12 +8,14 @@
 #ifndef TESTS_SUPPORT_H2_SERVER_H
 #define TESTS_SUPPORT_H2_SERVER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct h2_server_options {
     uint32_t streams_max;    /* 0 = 100 */
     uint32_t window;         /* bytes of a request's body at first; 0 = 65535 */
+    bool keeps_shut;         /* ... and no more */
     unsigned requests_max;   /* of a conn, then GOAWAY; 0 = any */
     uint8_t (*body)(size_t); /* byte i of what it makes */
 };

@@ -60,6 +60,33 @@ static void test_settings_open_a_window(void **state)
     pair_close(&h, &v);
 }
 
+/* Each frame of a byte costs ten: a peer may ask for some of them, not for all of a body. */
+static void test_tiny_windows_end_it(void **state)
+{
+    (void)state;
+    static struct pair_request r;
+    static struct pair_server v;
+    static uint8_t piece[PAIR_BODY_MAX];
+    struct mr_h2_session h;
+    memset(&r, 0, sizeof r);
+    pair_open(&v);
+    const nghttp2_settings_entry one = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1};
+    assert_int_equal(nghttp2_submit_settings(v.ng, 0, &one, 1), 0);
+    assert_int_equal(mr_h2_session_init(&h, &pair_heap, &pair_limits, &pair_events, 0), MOOR_OK);
+    assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(pair_submit(&h, &r, true), MOOR_OK);
+    mr_h2_stream_feed(&r.stream, (moor_span){piece, 900}, false);
+    assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(v.received, 900);
+    assert_int_equal(r.fed, 1);
+    mr_h2_stream_feed(&r.stream, (moor_span){piece, sizeof piece}, true);
+    assert_int_equal(pair_pump(&h, &v, 4096), MOOR_EPROTO);
+    assert_in_range(v.received, 1000, 1010);
+    assert_string_equal(h.fault, "the peer's windows are tiny");
+    assert_int_equal(v.goodbyes, 1);
+    pair_close(&h, &v);
+}
+
 /* However the windows are configured: half of what a conn may hold is left to the others. */
 static void test_a_stopped_reader_leaves_room(void **state)
 {
@@ -161,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_body_waits_for_its_head),
         cmocka_unit_test(test_settings_open_a_window),
+        cmocka_unit_test(test_tiny_windows_end_it),
         cmocka_unit_test(test_a_stopped_reader_leaves_room),
         cmocka_unit_test(test_a_stream_grows_to_half_of_the_conn),
         cmocka_unit_test(test_nothing_follows_our_goaway),
