@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import h2_peer  # noqa: E402
-from h2_peer import (BODY, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR,  # noqa: E402
+from h2_peer import (BODY, CANCEL, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR,  # noqa: E402
                      SCENARIOS, Peer)
 from mooring_case import WAIT_S, environment, pattern, run  # noqa: E402
 
@@ -254,7 +254,7 @@ class Streams(PeerTest):
     def test_calm_is_no_endless_retry(self):
         for name in ("calm_goaway", "calm_rst"):
             with self.subTest(name):
-                self.assertLessEqual(self.bad(name).requests, CONNS_PER_REQUEST)
+                self.assertEqual(self.bad(name, what="the server asks for calm").requests, 1)
 
     def test_what_may_have_been_done_is_not_done_twice(self):
         for name in ("rst_internal", "rst_mid_body", "goaway_error", "close_request", "close_head",
@@ -312,6 +312,13 @@ class Closings(PeerTest):
                                       MOORING_H2_PING_TIMEOUT_MS="300")
             self.assertEqual((code, out), (0, BODY * 2), err)
             self.assertEqual(peer.conns, 2)
+
+
+    def test_a_ping_keeps_no_request_waiting(self):
+        peer = self.good("deaf_to_pings", urls=2, MOORING_H2_PING_AFTER_MS="1",
+                         MOORING_H2_PING_TIMEOUT_MS="60000")
+        self.assertEqual(peer.conns, 1)
+        self.assertGreaterEqual(peer.pings, 1)
 
 
 class Idle(PeerTest):
@@ -392,6 +399,30 @@ class Broken(PeerTest):
             program.kill()
             # The windows, both sockets' buffers and the pipe, with much room.
             self.assertLess(sent, 64 << 20)
+
+
+class Bounds(PeerTest):
+    def test_heads_of_responses(self):
+        self.good("large_head", MOORING_HEADER_BYTES_MAX="1MiB")
+        self.bad("large_head", what="header_bytes_max|peer broke|header")
+
+    def test_heads_of_requests(self):
+        field = "x-large: " + "y" * 66000
+        with Peer("good") as peer:
+            code, _, err = self.get(peer, "-H", field)
+            self.assertGreater(code, 0)
+            self.assertRegex(err, r"\Amooring get: [^\n]*64 KiB[^\n]*\n\Z")
+            self.assertEqual(peer.requests, 0)
+        self.good("good", "-H", "x-large: " + "y" * 60000)
+
+    def test_bodies_that_no_window_lets_through(self):
+        with Peer("window_shut") as peer:
+            code, _, err = self.get(peer, "-d", "x" * 100000, timeout="50s",
+                                    MOORING_H2_STALL_TIMEOUT_MS="100")
+            self.assertEqual(code, HUNG, err)
+            self.assertRegex(err, r"\Amooring get: [^\n]*the server's windows[^\n]*\n\Z")
+            self.wait(lambda: CANCEL in peer.resets, "RST_STREAM")
+            self.assertEqual((peer.conns, peer.requests), (1, 1))
 
 
 # Must end the conn long before TIMEOUT, with an error.

@@ -1036,17 +1036,34 @@ def header_bomb(conn):
 
 
 @scenario
-def rst_first_n(conn):
-    """Each request is answered by a head, then reset; NUMBER of them (all)."""
-    most = 10**9 if conn.peer.number is None else conn.peer.number
+def large_head(conn):
+    """A response's head of 300 KB, in as many frames as it takes."""
+    conn.greet()
+    fields = block((":status", "200"), *((f"x-{n}", "y" * 15000) for n in range(20)))
+    while True:
+        n = conn.request().number
+        conn.streams.pop(n)
+        conn.peer.count("answered")
+        conn.send(frame(HEADERS, 0, n, fields[:16384]) + pieces_of(n, fields[16384:]) +
+                  data(n, BODY, True))
+
+
+@scenario
+def window_shut(conn):
+    """No byte of a body, ever."""
+    conn.greet((INITIAL_WINDOW, 0))
+    conn.hear_out()
+
+
+@scenario
+def deaf_to_pings(conn):
+    """Answers requests, each after a while, and no PING."""
+    conn.acks_pings = False
     conn.greet()
     while True:
         stream = conn.request()
-        if conn.peer.first("refused", most):
-            conn.send(head(stream.number))
-            conn.reset(stream, INTERNAL_ERROR)
-        else:
-            conn.answer(stream)
+        time.sleep(0.05)
+        conn.answer(stream)
 
 
 def main(arguments):

@@ -18,7 +18,7 @@ struct h2_server {
     struct h2_server_options options;
     nghttp2_session_callbacks *callbacks;
     char url[64];
-    atomic_uint requests, resets;
+    atomic_uint requests, resets, pings;
 };
 
 struct conn {
@@ -133,10 +133,16 @@ static int on_frame(nghttp2_session *ng, const nghttp2_frame *f, void *user)
 {
     struct conn *c = user;
     struct exchange *x = nghttp2_session_get_stream_user_data(ng, f->hd.stream_id);
+    if (f->hd.type == NGHTTP2_PING && !(f->hd.flags & NGHTTP2_FLAG_ACK))
+        atomic_fetch_add(&c->server->pings, 1);
     if (f->hd.type == NGHTTP2_RST_STREAM)
         atomic_fetch_add(&c->server->resets, 1);
     const bool is_request = f->hd.type == NGHTTP2_HEADERS || f->hd.type == NGHTTP2_DATA;
-    if (x && is_request && f->hd.flags & NGHTTP2_FLAG_END_STREAM)
+    if (!x || !is_request || !(f->hd.flags & NGHTTP2_FLAG_END_STREAM))
+        return 0;
+    if (atomic_load(&c->server->requests) <= c->server->options.refuses)
+        nghttp2_submit_rst_stream(ng, 0, f->hd.stream_id, NGHTTP2_REFUSED_STREAM);
+    else
         answer(c, f->hd.stream_id, x);
     return 0;
 }
@@ -185,6 +191,7 @@ static void serve(struct peer_conn *p)
     if (nghttp2_option_new(&option))
         abort();
     nghttp2_option_set_no_auto_window_update(option, o->keeps_shut);
+    nghttp2_option_set_no_auto_ping_ack(option, o->is_deaf_to_pings);
     if (nghttp2_session_server_new2(&c.ng, c.server->callbacks, &c, option) ||
         nghttp2_submit_settings(c.ng, 0, ours, 2))
         abort();
@@ -238,6 +245,11 @@ unsigned h2_server_conns(struct h2_server *s)
 unsigned h2_server_requests(struct h2_server *s)
 {
     return atomic_load(&s->requests);
+}
+
+unsigned h2_server_pings(struct h2_server *s)
+{
+    return atomic_load(&s->pings);
 }
 
 unsigned h2_server_resets(struct h2_server *s)

@@ -17,6 +17,8 @@ struct h2_server_options {
     uint32_t window;         /* bytes of a request's body at first; 0 = 65535 */
     bool keeps_shut;         /* ... and no more */
     unsigned requests_max;   /* of a conn, then GOAWAY; 0 = any */
+    unsigned refuses;        /* the first so many requests, by REFUSED_STREAM */
+    bool is_deaf_to_pings;   /* they are read, and that is all */
     uint8_t (*body)(size_t); /* byte i of what it makes */
 };
 
@@ -27,6 +29,7 @@ void h2_server_stop(struct h2_server *s);
 const char *h2_server_url(const struct h2_server *s); /* "h2c://127.0.0.1:PORT" */
 unsigned h2_server_conns(struct h2_server *s);        /* accepted */
 unsigned h2_server_requests(struct h2_server *s);     /* heads, on all conns */
+unsigned h2_server_pings(struct h2_server *s);        /* received */
 unsigned h2_server_resets(struct h2_server *s);       /* RST_STREAM received */
 
 #endif
