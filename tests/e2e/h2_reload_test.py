@@ -43,7 +43,7 @@ class Program(unittest.TestCase):
         return seen
 
 
-class Reload(Program):
+class Served(Program):
     @classmethod
     def setUpClass(cls):
         directory = tempfile.TemporaryDirectory(prefix="mooring-h2-")
@@ -56,6 +56,8 @@ class Reload(Program):
         return self.start("load", self.server.urls[way] + "/small", "--json", "--h2", *options,
                           MOORING_TLS_CA=str(self.files.cert))
 
+
+class Reload(Served):
     def test_requests_per_conn_are_limited(self):
         for way in ("clear", "tls"):
             with self.subTest(way):
@@ -72,6 +74,19 @@ class Reload(Program):
                 seen = self.report(program)
                 self.assertGreater(seen["requests"], 1000)
                 self.assertGreater(seen["conns_opened"], 2)
+
+
+class Many(Served):
+    def test_a_hundred_thousand_while_it_reloads(self):
+        for way in ("clear", "tls"):
+            with self.subTest(way):
+                program = self.load(way, "-c", "2", "-m", "50", "-n", "100000", "--rate", "6000")
+                while program.poll() is None:
+                    self.server.reload()
+                    time.sleep(1)
+                seen = self.report(program)
+                self.assertEqual(seen["requests"], 100000)
+                self.assertGreater(seen["conns_opened"], 100)
 
 
 class Holes(Program):

@@ -263,6 +263,43 @@ static moor_err receive(struct mr_h2_session *h, uint8_t type, uint8_t stream,
     return mr_h2_input(h, frame, sizeof frame, 0, out_what);
 }
 
+/* A caller that keeps what it got shuts the window: what comes all the same ends the stream. */
+static void test_data_beyond_the_window(void **state)
+{
+    (void)state;
+    static const uint8_t head[] = {0,   0,    16,  NGHTTP2_HEADERS,
+                                   4,   0,    0,   0,
+                                   1,   0x88, 0,   8,
+                                   'x', '-',  's', 'e',
+                                   'r', 'v',  'e', 'r',
+                                   4,   't',  'e', 's',
+                                   't'};
+    static struct pair_request r;
+    static struct pair_server v;
+    struct mr_h2_session h;
+    const char *what = NULL;
+    uint8_t out[256];
+    memset(&r, 0, sizeof r);
+    pair_open(&v);
+    assert_int_equal(mr_h2_session_init(&h, &pair_heap, &pair_limits, &pair_events, 0), MOOR_OK);
+    r.is_stopped = true;
+    assert_int_equal(pair_submit(&h, &r, true), MOOR_OK);
+    assert_int_equal(pair_pump(&h, &v, 4096), MOOR_OK);
+    assert_int_equal(mr_h2_input(&h, head, sizeof head, 0, &what), MOOR_OK);
+    for (size_t n = 0; n + 1000 <= pair_limits.window_stream; n += 1000)
+        assert_int_equal(receive(&h, NGHTTP2_DATA, 1, &what), MOOR_OK);
+    assert_int_equal(r.len, 65000);
+    assert_int_equal(receive(&h, NGHTTP2_DATA, 1, &what), MOOR_OK);
+    while (mr_h2_output(&h, out, sizeof out, 0))
+        ;
+    assert_int_equal(receive(&h, NGHTTP2_DATA, 1, &what), MOOR_OK);
+    assert_int_equal(r.len, 66000); /* nghttp2 hands over the frame that passes it, and no more */
+    assert_int_equal(r.closed, 1);
+    assert_int_equal(r.end.code, NGHTTP2_FLOW_CONTROL_ERROR);
+    assert_false(r.end.is_complete);
+    pair_close(&h, &v);
+}
+
 /* DATA of a stream we left may come by the window; what is of no kind we know may not come for ever. */
 static void test_frames_for_nobody(void **state)
 {
@@ -304,6 +341,7 @@ int main(void)
         cmocka_unit_test(test_each_allocation_fails_in_turn),
         cmocka_unit_test(test_what_cannot_be_said_ends_it),
         cmocka_unit_test(test_a_large_head_is_its_own_trouble),
+        cmocka_unit_test(test_data_beyond_the_window),
         cmocka_unit_test(test_frames_for_nobody),
     };
     return cmocka_run_group_tests(tests, pair_set_up, pair_tear_down);
