@@ -25,18 +25,21 @@ typedef enum moor_body_more {
 } moor_body_more;
 typedef moor_body_more (*moor_body_cb)(void *user, moor_piece *out);
 
-#define MOOR_LENGTH_UNKNOWN UINT64_MAX /* sent chunked */
+#define MOOR_LENGTH_UNKNOWN UINT64_MAX /* HTTP/1.1: sent chunked */
 
 typedef struct moor_http_request {
     size_t size;                /* set by moor_http_request_init                            */
     const char *method;         /* NULL = "GET", or "POST" with a body                      */
     const char *url;            /* absolute, or "/path?query" on a pool with an upstream    */
-    const moor_header *headers; /* copied before the call returns                           */
+    const moor_header *headers; /* copied before the call returns. HTTP/2 leaves out those of a
+                                   connection (RFC 9113 8.2.2); Host becomes :authority. 512 fields
+                                   with those the library adds, and 64 KiB of them, are its most:
+                                   else ETOOBIG in on_done                                  */
     size_t header_count;
     moor_span body;             /* small fixed body: copied before the call returns         */
     moor_body_cb body_cb;       /* or streamed, with `user` of the call; never before the
                                    connection is there                                      */
-    uint64_t body_length;       /* of the streamed body; MOOR_LENGTH_UNKNOWN = chunked      */
+    uint64_t body_length;       /* of the streamed body; or MOOR_LENGTH_UNKNOWN             */
     bool expect_continue;       /* wait for "100 Continue" before the body, up to the pool's
                                    expect_continue_timeout_ms                               */
     bool idempotent;            /* may be replayed though its method does not say so        */
@@ -69,7 +72,7 @@ typedef struct moor_http_done {
     moor_ns waited;             /* for a connection                                         */
     moor_ns first_byte;         /* from the call to the response's first byte; 0 = none came */
     moor_ns total;
-    bool reused;                /* served by a connection that was idle                     */
+    bool reused;                /* by a connection that was there, idle or with other streams */
     uint32_t replays;           /* times it was sent again on another connection            */
     const moor_why *why;        /* when no connection could be had, else NULL               */
 } moor_http_done;

@@ -73,7 +73,7 @@ typedef struct moor_pool_options {
     size_t size;                  /* set by moor_pool_options_init                            */
     const char *name;             /* for variables, logs and metrics; NULL = made from the URL */
     uint32_t conns_max;           /* per endpoint, over all shards; 1..1000000, 100           */
-    uint32_t conns_min_idle;      /* kept warm, never above conns_max; 10; open pools: 0      */
+    uint32_t conns_min_idle;      /* kept warm, never above conns_max, 1 of HTTP/2; 10; open pools: 0 */
     uint32_t conns_max_pool;      /* over all endpoints; 0 = no cap                           */
     uint32_t origins_max;         /* open pools: origins in its life; 1024                     */
     uint32_t dials_max;           /* connects in progress, per endpoint; 8                    */
@@ -89,7 +89,7 @@ typedef struct moor_pool_options {
     moor_ms lifetime_max_ms;      /* or forever; 300000                                       */
     uint32_t lifetime_jitter_percent;   /* spread of lifetime_max_ms, both ways; 0..50, 10    */
     moor_ms check_after_ms;       /* drivers: idle for longer: checked before use, or forever; 60000 */
-    moor_ms check_every_ms;       /* drivers: between checks of an idle conn, or forever; 30000 */
+    moor_ms check_every_ms;       /* drivers, HTTP/2: between checks of an idle conn, or forever; 30000 */
     bool check_on_return;         /* drivers: checked whenever it comes back; false           */
     const char *eviction;         /* "lifo", "fifo" or "lru"                                  */
     moor_ms surplus_decay_ms;     /* drivers: a part of what was not needed closes, or forever; 10000 */
@@ -105,8 +105,9 @@ typedef struct moor_pool_options {
     size_t header_bytes_max;      /* of a reply's head; 64 KiB                                */
     size_t body_bytes_max;        /* of a reply's body; 0 = no limit                          */
     size_t fetch_body_max;        /* body moor_http_fetch keeps in memory; 1 GiB              */
-    size_t drain_unread_max;      /* unread body read to save a conn; 0 = close; 64 KiB       */
-    size_t window_bytes;          /* lent or unconsumed per exchange before reading pauses; 256 KiB */
+    size_t drain_unread_max;      /* HTTP/1.1: unread body read to save a conn; 0 = close; 64 KiB       */
+    size_t window_bytes;          /* HTTP/1.1, byte streams: lent or unconsumed per exchange before
+                                     reading pauses; 256 KiB                                  */
     uint32_t header_count_max;    /* of a reply's head; 128                                   */
     uint32_t stream_queue_max;    /* pieces unsent on a byte stream; 1024                     */
     uint32_t replays_max;         /* a request is sent again where safe; 0..10, 2             */
@@ -114,15 +115,16 @@ typedef struct moor_pool_options {
                                      else, in clear text with prior knowledge                 */
     uint32_t h2_streams_max;      /* requests at a time per HTTP/2 conn, and no more than the peer
                                      allows; 1..100000, 100                                   */
-    uint32_t h2_streams_ideal;    /* above it a further conn is dialled; 0 = only at the maximum */
+    uint32_t h2_streams_ideal;    /* above it a further conn is dialled; 0 = only at the maximum;
+                                     0..100000, 0                                             */
     size_t h2_window_stream;      /* bytes a peer may send per stream, grows to half of h2_window_max;
                                      64 KiB - 1..1 GiB, 64 KiB                                */
-    size_t h2_window_conn;        /* the same for all streams of a conn; 128 KiB              */
+    size_t h2_window_conn;        /* the same for all streams of a conn; the same range, 128 KiB */
     size_t h2_window_max;         /* what a conn's may grow to, and what may be lent of it before
-                                     its peer has to wait; 8 MiB                              */
+                                     its peer has to wait; the same range, 8 MiB              */
     moor_ms h2_ping_after_ms;     /* nothing received for longer: a PING goes with the next request,
-                                     and while responses are due; or forever; 5000            */
-    moor_ms h2_ping_timeout_ms;   /* unanswered for longer: the conn is closed; 2000          */
+                                     and while responses are due; 1 ms to a day, or forever; 5000 */
+    moor_ms h2_ping_timeout_ms;   /* unanswered for longer: the conn is closed; 1 ms to a day; 2000 */
     moor_ms h2_stall_timeout_ms;  /* the server's windows let less than 1 KiB of a request's body
                                      through: it fails; 1 ms to a day, or forever; 60000      */
     bool h2_coalesce;             /* other hosts of the same address and certificate share conns; false */

@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 /*
- * url: "http://host[:port]", "https://host[:port]"; "tcp://host:port", "tls://host:port", "unix:/path" (byte
+ * url: "http://host[:port]", "https://host[:port]", "h2c://host[:port]" (HTTP/2 in clear text, with prior knowledge); "tcp://host:port", "tls://host:port", "unix:/path" (byte
  * streams); the schemes of drivers (moor_driver_use); NULL = an open pool, which takes any http and https origin by each request's URL. Path and query are refused; userinfo becomes every
  * request's Basic authorization.
  * options: borrowed, NULL = defaults; overlaid with MOORING_* and MOORING_POOL_<NAME>_* either way.

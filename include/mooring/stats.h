@@ -22,7 +22,7 @@ extern "C" {
     X(dials, "connects in progress")                                                               \
     X(dials_failed, "connects that failed")                                                        \
     X(acquires, "connections handed out")                                                          \
-    X(acquires_reused, "of those, idle connections")                                               \
+    X(acquires_reused, "of those, connections that were there")                                    \
     X(acquires_failed, "acquires that failed or timed out")                                        \
     X(leases_held_long, "leases that were reported as held for longer than leak_after_ms")         \
     X(waiters, "acquires waiting now")                                                             \
