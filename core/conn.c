@@ -201,7 +201,8 @@ void mr_conn_drain(struct mr_conn *c, const char *why)
 bool mr_conn_is_clean(const struct mr_conn *c)
 {
     const bool is_unsent = c->top ? c->top->todo.first != NULL : c->out != NULL;
-    return !c->rest && !is_unsent && !c->has_ended && !c->is_finishing && !c->is_paused;
+    return !c->rest && !is_unsent && !c->has_ended && !c->is_finishing && !c->is_paused &&
+           !c->send_errno;
 }
 
 bool mr_conn_may_move(const struct mr_conn *c)

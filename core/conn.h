@@ -74,6 +74,7 @@ struct mr_conn {
     bool is_fin_pending;            /* FIN seen, rest not yet consumed */
     bool is_finishing, is_finished; /* our FIN is to follow what is queued, has followed */
     bool gives_place;              /* ends for another shard: place.c */
+    int send_errno;                 /* nothing can be sent any more; the recv goes on to its end */
     const char *close_why;          /* static text; set: it is about to close, or does */
 };
 

@@ -5,6 +5,7 @@
 #include "core/conn_in.h"
 
 #include "core/berth.h"
+#include "core/conn_out.h"
 #include "core/pool.h"
 #include "core/shard.h"
 
@@ -223,6 +224,10 @@ static moor_fault ask_filters(struct mr_conn *c)
 
 static void tell_end(struct mr_conn *c)
 {
+    if (c->send_errno) { /* the error was the send's to see: what ends here may have been cut off */
+        mr_conn_out_fail(c);
+        return;
+    }
     moor_fault fault = ask_filters(c);
     if (fault.err) {
         mr_conn_fail(c, &fault);

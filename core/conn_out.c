@@ -198,7 +198,7 @@ static void send_wire(struct mr_conn *c)
 void mr_conn_flush(struct mr_conn *c)
 {
     struct mr_outq *q = c->out;
-    if (mr_conn_state(c) >= MR_CONN_CLOSING)
+    if (mr_conn_state(c) >= MR_CONN_CLOSING || c->send_errno)
         return;
     if (q && c->top) {
         q->is_flushing = true;
@@ -224,7 +224,7 @@ void mr_conn_flush_now(struct mr_conn *c)
 void mr_conn_out_goodbye(struct mr_conn *c)
 {
     const struct mr_outq *q = c->out;
-    if (q && (q->sending || q->is_flushing || q->is_telling))
+    if (c->send_errno || (q && (q->sending || q->is_flushing || q->is_telling)))
         return;
     for (const struct mr_filter *f = c->top; f; f = f->below)
         if (f->todo.first) /* of a claim that has been told, or will be, that it was not sent */
@@ -239,6 +239,15 @@ void mr_conn_out_goodbye(struct mr_conn *c)
         send_wire(c);
 }
 
+/* The peer has closed, but what it said before lies in the socket: a response that is whole, of a server that
+ * answered and left. The recv ends after it. */
+static bool may_hear_more(const struct mr_conn *c, int err)
+{
+    const bool is_used =
+        mr_conn_state(c) == MR_CONN_LEASED || mr_conn_state(c) == MR_CONN_DRAINING;
+    return is_used && (err == EPIPE || err == ECONNRESET) && !c->has_ended && !c->is_paused;
+}
+
 void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
 {
     struct mr_outq *q = c->out;
@@ -247,8 +256,11 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
     MR_STAT_ADD(c->berth->local, bytes_out, taken);
     if (err) {
         q->sending = 0;
-        q->is_telling = true; /* what could not be sent must not go with the goodbye */
-        mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = err, .what = "send"});
+        c->send_errno = err;
+        if (may_hear_more(c, err))
+            mr_conn_drain(c, "the peer takes no more bytes");
+        else
+            mr_conn_out_fail(c);
         return;
     }
     unsigned covered = q->sending;
@@ -268,6 +280,11 @@ void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken)
         give_back_if_empty(c);
     if (!c->out && c->protocol->drained && mr_conn_state(c) < MR_CONN_CLOSING)
         c->protocol->drained(c);
+}
+
+void mr_conn_out_fail(struct mr_conn *c)
+{
+    mr_conn_fail(c, &(moor_fault){.err = MOOR_ERESET, .os_errno = c->send_errno, .what = "send"});
 }
 
 static void drop_list(struct mr_out_list *l, int err)

@@ -25,8 +25,11 @@ void mr_conn_flush(struct mr_conn *c);
 /* The conn is about to close: what filters have to say at the end, and have said, leaves with it if nothing
  * else is on its way. Nobody hears whether it arrived. */
 void mr_conn_out_goodbye(struct mr_conn *c);
-/* The backend's sent event. */
+/* The backend's sent event. After an error nothing is sent any more; a conn in use hears first what
+ * the peer said before it closed. */
 void mr_conn_out_sent(struct mr_conn *c, int err, size_t taken);
+/* Of the send that failed. */
+void mr_conn_out_fail(struct mr_conn *c);
 /* Every piece hears sent(o, err); the queue is given back. */
 void mr_conn_out_drop(struct mr_conn *c, int err);
 void mr_out_list_init(struct mr_out_list *l);

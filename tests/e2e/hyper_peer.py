@@ -227,6 +227,16 @@ def good(conn):
     conn.serve()
 
 
+def leave(s):
+    """Closing at once, with something unread, would throw away what has not been sent yet."""
+    try:
+        s.shutdown(socket.SHUT_WR)
+        while s.recv(65536):
+            pass
+    except OSError:
+        pass
+
+
 class Peer:
     """The server, for a with statement. `script` plays each conn, or the first `times`."""
 
@@ -270,6 +280,7 @@ class Peer:
         script = self.script if self.times is None or number < self.times else good
         try:
             script(Conn(self, s, number))
+            leave(s)
         except Ended:
             pass
         except Exception as e:  # of a script: the test that wrote it must see it

@@ -13,6 +13,7 @@
 #include <mooring/mooring.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 /* ---- a protocol that writes down what happens to it ---- */
@@ -298,6 +299,46 @@ static void test_a_reset_is_told_once(void **state)
     assert_int_equal(tape.fault.os_errno, ECONNRESET);
 }
 
+/* It answered and closed, with bytes of ours unread: the next send fails before what it said was read. */
+static void test_what_was_said_before_a_failed_send_is_heard(void **state)
+{
+    (void)state;
+    struct mr_out pieces[8];
+    lease();
+    write_pieces(pieces, "a");
+    struct pollfd unread = {.fd = f.server.fds[0], .events = POLLIN};
+    while (sent_count == 0 || poll(&unread, 1, 0) == 0)
+        assert_int_equal(moor_shard_wait(f.shard, 1), MOOR_OK);
+    count_say(&f.server, 0, "response");
+    count_hang_up(&f.server, 0, false);
+    write_pieces(pieces, "b");
+    TURN_UNTIL(tape.dropped);
+    assert_int_equal(tape.len, 9);
+    assert_memory_equal(tape.heard, "response\n", 9);
+    assert_int_equal(tape.ended, 1);
+    assert_int_equal(tape.fault.err, MOOR_ERESET);
+    assert_int_equal(sent_count, 1);
+    assert_int_not_equal(sent_err[0], 0);
+}
+
+/* Nothing more is to be heard that could tell of it. */
+static void test_a_failed_send_after_the_end_is_told_at_once(void **state)
+{
+    (void)state;
+    struct mr_out pieces[8];
+    lease();
+    count_hang_up(&f.server, 0, false);
+    TURN_UNTIL(tape.ended == 1);
+    write_pieces(pieces, "a"); /* is answered with an RST */
+    TURN_UNTIL(sent_count == 1);
+    some_turns();
+    write_pieces(pieces, "b");
+    TURN_UNTIL(tape.dropped);
+    assert_int_equal(tape.ended, 2);
+    assert_string_equal(tape.fault.what, "send");
+    assert_int_equal(tape.fault.os_errno, EPIPE);
+}
+
 static void test_bytes_between_claims_retire_a_conn(void **state)
 {
     (void)state;
@@ -358,6 +399,8 @@ int main(void)
         CASE(test_a_close_lets_go_of_pieces),
         CASE(test_what_is_refused_comes_again),
         CASE(test_a_reset_is_told_once),
+        CASE(test_what_was_said_before_a_failed_send_is_heard),
+        CASE(test_a_failed_send_after_the_end_is_told_at_once),
         CASE(test_bytes_between_claims_retire_a_conn),
         CASE(test_a_protocol_that_cannot_open),
         CASE(test_the_connect_timeout_covers_preparation),
