@@ -1,6 +1,10 @@
-/* A server whose windows hold up the bodies of requests: how long one waits, and that others do not. */
+/* A server that holds up the bodies of requests: how long one waits, that others do not, and what waits with it. */
+#include "core/runtime.h"
+#include "core/shard.h"
 #include "tests/support/fixture_pool.h"
 #include "tests/support/h2_server.h"
+
+#include <stdlib.h>
 
 enum { BODY = 3000 };
 
@@ -95,11 +99,56 @@ static void test_the_answer_is_waited_for_by_its_own_time(void **state)
     end();
 }
 
+/* Opens every window as wide as it goes, and reads no further than the preface. */
+static void grants_and_sleeps(struct peer_conn *c)
+{
+    static const uint8_t words[] = {
+        0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff, /* INITIAL_WINDOW_SIZE */
+        0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0x00, 0x00,       /* WINDOW_UPDATE */
+    };
+    if (peer_body(c, 24) && peer_send(c, words, sizeof words))
+        while (!atomic_load(&c->peer->is_stopping))
+            peer_sleep_ms(2);
+}
+
+/* UNSENT_MAX: what does not go into the socket is not made into frames. */
+static void test_a_server_that_does_not_read(void **state)
+{
+    (void)state;
+    enum { CARGO = 16 << 20, WENT_MIN = 1 << 16, HELD_MAX = 192 << 10 };
+    struct peer peer;
+    struct call c;
+    peer_start(&peer, grants_and_sleeps, NULL);
+    moor_pool_options po;
+    fixture_pool_options(&po);
+    po.conns_max = 1;
+    char url[64];
+    snprintf(url, sizeof url, "h2c://127.0.0.1:%d", peer.port);
+    fixture_open(&f, NULL, url, &po);
+    uint8_t *cargo = calloc(1, CARGO);
+    assert_non_null(cargo);
+    const struct mr_heap *heap = &f.runtime->shards[0]->mine.heap;
+    const size_t before = atomic_load(&heap->used);
+    call_init(&c, f.pool, "/");
+    c.request.method = "POST";
+    c.request.body = (moor_span){cargo, CARGO}; /* is copied */
+    c.request.timeout_ms = 1000;
+    call_expect(&f, &c, MOOR_ETIMEDOUT);
+    call_fini(&c);
+    assert_true(fixture_stats(&f).bytes_out > WENT_MIN);
+    assert_true(fixture_stats(&f).bytes_out < CARGO);
+    assert_true(atomic_load(&heap->peak) - before < CARGO + HELD_MAX);
+    fixture_close(&f);
+    peer_stop(&peer);
+    free(cargo);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_body_that_is_held_up),
         cmocka_unit_test(test_a_body_that_trickles),
+        cmocka_unit_test(test_a_server_that_does_not_read),
         cmocka_unit_test(test_the_answer_is_waited_for_by_its_own_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
