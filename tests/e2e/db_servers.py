@@ -149,13 +149,13 @@ class MariaDB(Server):
         (self.root / "users.sql").write_text(
             f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';\n"
             f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';\nCREATE DATABASE IF NOT EXISTS harbour;\n")
-        self.run(program("mariadb-install-db"), "--no-defaults", f"--datadir={self.root}/data",
+        self.run(program("mariadb-install-db"), "--no-defaults", f"--datadir={self.root}/data", f"--tmpdir={self.root}",
                  "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
                  "--innodb-log-file-size=4M")
         self.url = f"mysql://{USER}:{QUOTED}@127.0.0.1:{self.port}/harbour"
 
     def command(self):
-        return [program("mariadbd"), "--no-defaults", f"--datadir={self.root}/data",
+        return [program("mariadbd"), "--no-defaults", f"--datadir={self.root}/data", f"--tmpdir={self.root}",
                 f"--port={self.port}", f"--socket={self.root}/socket", "--bind-address=127.0.0.1",
                 "--skip-name-resolve", "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M",
                 "--innodb-flush-log-at-trx-commit=0", f"--init-file={self.root}/users.sql"]

@@ -46,8 +46,8 @@ class Server:
                 os.chown(self.root, NOBODY, NOBODY)
             self.port = free_ports(1)[0]
             done = subprocess.run(
-                [INSTALL, "--no-defaults", f"--datadir={self.root}/data", "--skip-test-db",
-                 "--auth-root-authentication-method=normal", *SMALL], stdout=subprocess.PIPE,
+                [INSTALL, "--no-defaults", f"--datadir={self.root}/data", f"--tmpdir={self.root}",
+                 "--skip-test-db", "--auth-root-authentication-method=normal", *SMALL], stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, timeout=WAIT_S, check=False, **unprivileged())
             if done.returncode:
                 raise AssertionError(done.stdout.decode())

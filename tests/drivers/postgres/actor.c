@@ -372,12 +372,18 @@ static void start_load(char **f)
     say("ok");
 }
 
-static void stop_load(void)
+static void end_load(void)
 {
-    atomic_store(&load.stops, true);
+    if (!load.count || atomic_exchange(&load.stops, true))
+        return;
     for (int i = 0; i < load.count; i++)
         pthread_join(load.threads[i], NULL);
     pthread_join(load.watcher, NULL);
+}
+
+static void stop_load(void)
+{
+    end_load();
     say("{\"ok\": %u, \"broken\": %u, \"fails\": %u, \"unexplained\": %u, \"outside\": %u, "
         "\"late\": %u, "
         "\"first_ms\": %.1f, \"dials_peak\": %u, \"open_peak\": %u, \"calm\": %u, \"calm_p99_us\": "
@@ -436,7 +442,10 @@ static void obey(char **f, int n)
         say("ok");
     } else if (!strcmp(f[0], "mark") && n == 2) {
         pthread_mutex_lock(&lock);
-        *(!strcmp(f[1], "up") ? &load.up : &load.down) = now_ms();
+        const bool is_up = !strcmp(f[1], "up");
+        if (!is_up)
+            load.down = now_ms();
+        load.up = is_up ? now_ms() : 0;
         pthread_mutex_unlock(&lock);
         say("ok");
     } else if (!strcmp(f[0], "acquire") && n == 3)
@@ -470,6 +479,7 @@ int main(void)
             fields[n++] = strsep(&rest, "\t");
         obey(fields, n);
     }
+    end_load();
     if (pool && moor_pool_close(pool, 5000) != MOOR_OK)
         return 2;
     return moor_runtime_destroy(runtime, 5000) == MOOR_OK ? 0 : 3;

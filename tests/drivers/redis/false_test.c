@@ -7,8 +7,6 @@
 
 #include <hiredis/hiredis.h>
 #include <stdatomic.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 struct script {
     const char *hello;  /* answer to the set-up, which is one PING */
@@ -23,7 +21,7 @@ struct script {
 static bool take_some(struct peer_conn *c)
 {
     char buf[4096];
-    return recv(c->fd, buf, sizeof buf, 0) > 0;
+    return peer_read(c, buf, sizeof buf) > 0;
 }
 
 static bool give(struct peer_conn *c, const struct script *s)
