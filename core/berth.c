@@ -403,6 +403,7 @@ static int64_t check_idle(struct mr_berth *b, int64_t now_ns)
         c->is_checked = true;
         mr_conn_move_to(c, MR_CONN_LEASED);
         MR_STAT_ADD(b->local, conns_leased, 1);
+        mr_berth_relist(b, c); /* one that carries several is there for others meanwhile */
         c->protocol->check(c);
     }
     return next;

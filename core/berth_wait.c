@@ -31,6 +31,7 @@ static void grant(struct mr_berth *b, struct mr_conn *c, struct mr_claim *claim)
     const int64_t waited = mr_shard_now(b->shard) - claim->asked_ns;
     c->uses++;
     c->used++;
+    c->is_checked = false;
     c->is_replayable = claim->is_replayable;
     if (mr_conn_state(c) == MR_CONN_IDLE) {
         mr_conn_move_to(c, MR_CONN_LEASED);

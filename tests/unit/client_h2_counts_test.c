@@ -135,12 +135,34 @@ static void test_alive_while_idle(void **state)
     h2_server_stop(s);
 }
 
+/* Who comes while a conn is asked need not wait for its answer, nor for another conn. */
+static void test_asked_is_no_gate(void **state)
+{
+    (void)state;
+    struct h2_server *s =
+        h2_server_start(&(struct h2_server_options){.is_deaf_to_pings = true, .body = byte});
+    moor_pool_options po;
+    fixture_pool_options(&po);
+    po.check_every_ms = 20;
+    po.h2_ping_timeout_ms = 60000;
+    fixture_open(&f, NULL, h2_server_url(s), &po);
+    get(MOOR_OK);
+    eventually(h2_server_pings(s) >= 1);
+    get(MOOR_OK);
+    get(MOOR_OK);
+    assert_int_equal(h2_server_conns(s), 1);
+    assert_int_equal(fixture_stats(&f).conns_created, 1);
+    fixture_close(&f);
+    h2_server_stop(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_going_away),        cmocka_unit_test(test_refusing),
         cmocka_unit_test(test_breaking_rules),    cmocka_unit_test(test_falling_silent),
         cmocka_unit_test(test_silent_while_idle), cmocka_unit_test(test_alive_while_idle),
+        cmocka_unit_test(test_asked_is_no_gate),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
